@@ -1,0 +1,211 @@
+"""One decoder-only transformer as pure functions over a parameter tree; its variants are data.
+
+Three ways through it, with the same layers:
+* `forward`: prompts and all completions of each, for scoring and training; a prompt is computed once per group.
+* `prefill`: prompts alone, giving the cache that their completions share.
+* `decode`: one more token for each slot of a rollout.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxrl_tok.models import layers
+from jaxrl_tok.models.cache import KVCache
+from jaxrl_tok.models.params import ParamSpec
+
+Params = dict[str, Any]
+
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Sizes and variants of a decoder. `unroll` layers are compiled side by side: faster, and slower to compile."""
+
+    vocab: int
+    layers: int
+    dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffw: int
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    tied: bool = True
+    scale_embedding: bool = False
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+
+
+def specs(arch: Architecture) -> Params:
+    """Returns the tree of `ParamSpec`; every layer parameter has a leading axis of `layers`."""
+    size, dim, ffw, head = arch.layers, arch.dim, arch.ffw, arch.head_dim
+    residual = (2 * arch.layers) ** -0.5  # keeps the residual stream's variance independent of depth
+
+    def matrix(axes: tuple[str | None, ...], *shape: int, fan_in: int, gain: float = 1.0) -> ParamSpec:
+        return ParamSpec((size, *shape), ("layers", *axes), scale=gain * fan_in**-0.5)
+
+    def vector(*shape: int, fill: float) -> ParamSpec:
+        return ParamSpec((size, *shape), ("layers",) + (None,) * len(shape), fill=fill)
+
+    blocks = {
+        "attention_norm": vector(dim, fill=1.0),
+        "q": matrix(("embed", "heads", None), dim, arch.heads, head, fan_in=dim),
+        "k": matrix(("embed", "kv_heads", None), dim, arch.kv_heads, head, fan_in=dim),
+        "v": matrix(("embed", "kv_heads", None), dim, arch.kv_heads, head, fan_in=dim),
+        "o": matrix(("heads", None, "embed"), arch.heads, head, dim, fan_in=arch.heads * head, gain=residual),
+        "mlp_norm": vector(dim, fill=1.0),
+        "gate": matrix(("embed", "ffw"), dim, ffw, fan_in=dim),
+        "up": matrix(("embed", "ffw"), dim, ffw, fan_in=dim),
+        "down": matrix(("ffw", "embed"), ffw, dim, fan_in=ffw, gain=residual),
+    }
+    if arch.qkv_bias:
+        blocks |= {
+            "q_bias": vector(arch.heads, head, fill=0.0),
+            "k_bias": vector(arch.kv_heads, head, fill=0.0),
+            "v_bias": vector(arch.kv_heads, head, fill=0.0),
+        }
+    if arch.qk_norm:
+        blocks |= {"q_norm": vector(head, fill=1.0), "k_norm": vector(head, fill=1.0)}
+    tree = {
+        "embed": ParamSpec((arch.vocab, dim), ("vocab", "embed"), scale=dim**-0.5),
+        "layers": blocks,
+        "final_norm": ParamSpec((dim,), (None,), fill=1.0),
+    }
+    if not arch.tied:
+        tree["head"] = ParamSpec((arch.vocab, dim), ("vocab", "embed"), scale=dim**-0.5)
+    return tree
+
+
+def head(params: Params) -> Float[Array, "V D"]:
+    """Returns the output matrix, rows by token: the embedding where the two are tied."""
+    return params["head"] if "head" in params else params["embed"]
+
+
+def forward(
+    params: Params,
+    arch: Architecture,
+    prompts: Int[Array, "P S"],
+    lengths: Int[Array, " P"],
+    completions: Int[Array, "P G T"],
+) -> tuple[Float[Array, "P S D"], Float[Array, "P G T D"]]:
+    """Returns the last hidden states of left-padded prompts and of their completions.
+
+    `completions[p, g]` follow `prompts[p]`: they see the prompt and themselves, never each other.
+    """
+    prompt_at, start = _prompt_positions(prompts, lengths), lengths[:, None, None]
+    own_at = start + jnp.arange(completions.shape[-1], dtype=jnp.int32)[None, None]
+    own_at = jnp.broadcast_to(own_at, completions.shape)
+
+    def layer(carry: Any, weights: Params) -> tuple[Any, None]:
+        x, y = carry
+        attend = functools.partial(_attend_prompt, lengths=lengths)
+        x, (k, v) = _block(x, weights, arch, prompt_at, attend)
+        y, _ = _block(
+            y, weights, arch, own_at, lambda *qkv: (layers.completion_attention(*qkv, k, v, lengths), None)
+        )
+        return (x, y), None
+
+    if arch.remat != "none":
+        layer = jax.checkpoint(layer, policy=REMAT[arch.remat])
+    carry = (_embed(params, arch, prompts), _embed(params, arch, completions))
+    (x, y), _ = jax.lax.scan(layer, carry, _cast(params["layers"], arch), unroll=arch.unroll)
+    return _final(x, params, arch), _final(y, params, arch)
+
+
+def prefill(
+    params: Params, arch: Architecture, prompts: Int[Array, "P S"], lengths: Int[Array, " P"]
+) -> tuple[Float[Array, "P D"], KVCache]:
+    """Returns the hidden state of each prompt's last token and the keys and values of all of them."""
+    at = _prompt_positions(prompts, lengths)
+
+    def layer(x: Array, weights: Params) -> tuple[Array, tuple[Array, Array]]:
+        return _block(x, weights, arch, at, functools.partial(_attend_prompt, lengths=lengths))
+
+    x, (k, v) = jax.lax.scan(
+        layer, _embed(params, arch, prompts), _cast(params["layers"], arch), unroll=arch.unroll
+    )
+    return _final(x[:, -1], params, arch), KVCache(k, v)
+
+
+def decode(
+    params: Params,
+    arch: Architecture,
+    tokens: Int[Array, " B"],
+    at: Int[Array, " B"],
+    cache: KVCache,
+    prompt_cache: KVCache,
+    prompt_of: Int[Array, " B"],
+    lengths: Int[Array, " P"],
+) -> tuple[Float[Array, "B D"], KVCache]:
+    """Feeds each slot its token number `at` and returns the hidden states and the longer cache.
+
+    Slots that serve the same prompt read one copy of its keys and values (`prompt_of` maps slot to prompt).
+    """
+    x = _embed(params, arch, tokens)
+    lengths = lengths[prompt_of]
+
+    def layer(carry: Any, inputs: Any) -> tuple[Any, None]:
+        x, cache = carry
+        index, weights, prompt_k, prompt_v = inputs
+
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, KVCache]:
+            longer = cache.write(index, at, k, v)
+            own_k, own_v = longer.layer(index)
+            seen = layers.decode_attention(
+                q, own_k, own_v, at, prompt_k[prompt_of], prompt_v[prompt_of], lengths
+            )
+            return seen, longer
+
+        return _block(x, weights, arch, lengths + at, attend), None
+
+    weights = _cast(params["layers"], arch)
+    inputs = (jnp.arange(arch.layers), weights, prompt_cache.k, prompt_cache.v)
+    (x, cache), _ = jax.lax.scan(layer, (x, cache), inputs, unroll=arch.unroll)
+    return _final(x, params, arch), cache
+
+
+def _block(x: Array, weights: Params, arch: Architecture, at: Array, attend: Any) -> tuple[Array, Any]:
+    """One pre-norm layer; `attend(q, k, v)` returns the mixed values and whatever it wants to keep."""
+    h = layers.rms_norm(x, weights["attention_norm"], arch.norm_eps)
+    q, k, v = layers.project(h, weights, at, theta=arch.rope_theta, eps=arch.norm_eps)
+    mixed, kept = attend(q, k, v)
+    x = x + jnp.einsum("...NH,NHD->...D", mixed, weights["o"])
+    h = layers.rms_norm(x, weights["mlp_norm"], arch.norm_eps)
+    return x + layers.swiglu(h, weights["gate"], weights["up"], weights["down"]), kept
+
+
+def _attend_prompt(q: Array, k: Array, v: Array, *, lengths: Array) -> tuple[Array, tuple[Array, Array]]:
+    return layers.prompt_attention(q, k, v, lengths), (k, v)
+
+
+def _prompt_positions(prompts: Array, lengths: Array) -> Array:
+    """Positions count from each prompt's first token; padding on its left gets 0."""
+    size = prompts.shape[1]
+    return jnp.maximum(jnp.arange(size, dtype=jnp.int32)[None] - (size - lengths)[:, None], 0)
+
+
+def _embed(params: Params, arch: Architecture, tokens: Array) -> Array:
+    x = params["embed"][tokens].astype(arch.dtype)
+    # Unit variance at the start whatever the width, while a tied head keeps its small initial scale.
+    return x * jnp.asarray(arch.dim**0.5, x.dtype) if arch.scale_embedding else x
+
+
+def _final(x: Array, params: Params, arch: Architecture) -> Array:
+    return layers.rms_norm(x, params["final_norm"], arch.norm_eps)
+
+
+def _cast(tree: Params, arch: Architecture) -> Params:
+    return jax.tree.map(lambda w: w.astype(arch.dtype), tree)

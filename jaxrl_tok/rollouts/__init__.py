@@ -1,0 +1,2 @@
+"""Sampling completions from the policy."""
+

@@ -1,0 +1,1 @@
+"""Mesh, rules and placement."""

@@ -1,0 +1,38 @@
+"""The optax chain."""
+
+from typing import Any
+
+import optax
+
+
+def schedule(kind: str, peak: float, *, warmup: int, total: int) -> optax.Schedule:
+    """Returns the learning rate by update: linear warm-up, then constant, linear or cosine decay to 0."""
+    steps = max(total - warmup, 1)
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, steps),
+        "cosine": optax.cosine_decay_schedule(peak, steps),
+    }[kind]
+    return optax.join_schedules([optax.linear_schedule(peak / (warmup + 1), peak, warmup), after], [warmup])
+
+
+def optimizer(
+    rate: optax.Schedule,
+    decay_mask: Any,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """AdamW after clipping the global gradient norm to `clip_norm`; decay only where `decay_mask` says.
+
+    Loshchilov & Hutter 2019, arXiv 1711.05101.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.scale_by_learning_rate(rate),
+    )

@@ -1,0 +1,164 @@
+"""One update of the policy: (TrainState, Batch) -> (TrainState, metrics). Pure."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrl_tok import models
+from jaxrl_tok.train.recipe import Recipe
+from jaxrl_tok.train.score import Scores, score
+from jaxrl_tok.types import Batch, Leaf, Mean, TrainState
+
+Metrics = dict[str, Leaf]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    recipe: Recipe,
+    arch: models.Architecture,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    microbatches: int = 1,
+    backend: str = "auto",
+) -> tuple[TrainState, Metrics]:
+    """Takes one optimizer step on `batch`, computed in `microbatches` parts of whole groups.
+
+    The objective is sum_k weight_k total_k / count_k over the recipe's terms, each count that of the whole
+    batch, so the split changes nothing but rounding. A step whose loss or gradient is not finite leaves the
+    state as it was; the metrics then say which term (`loss/NAME`) it was.
+    """
+    counts = {term.name: _count(term, batch) for term in recipe.terms}
+    objective = functools.partial(_objective, recipe=recipe, arch=arch, counts=counts, backend=backend)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    if microbatches == 1:
+        (_, seen), grads = gradient(state.params, batch)
+    else:
+        grads, seen = _accumulate(gradient, state.params, _split(batch, microbatches))
+    means, extremes = seen
+    metrics = {name: mean.value() for name, mean in means.items()} | _named(extremes)
+    for term in recipe.terms:
+        metrics[f"loss/{term.name}"] = Mean(means[f"loss/{term.name}"].total, counts[term.name]).value()
+    metrics["loss"] = sum(term.weight * metrics[f"loss/{term.name}"] for term in recipe.terms)
+    metrics["grad_norm"] = optax.global_norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics["learning_rate"] = jnp.asarray(rate(state.updates), jnp.float32)
+    params = optax.apply_updates(state.params, updates)
+    fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(fine, new, old), (params, opt_state), (state.params, state.opt_state)
+    )
+    return state.replace(params=params, opt_state=opt_state, updates=state.updates + 1), metrics
+
+
+def _accumulate(gradient: Any, params: Any, parts: Batch) -> tuple[Any, Any]:
+    """Sums gradients and metrics over microbatches, one after the other."""
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        (_, (means, extremes)), grads = gradient(params, part)
+        sums = jax.tree.map(jnp.add, total[:2], (grads, means))
+        return (*sums, jax.tree.map(jnp.maximum, total[2], extremes)), None
+
+    (_, seen), grads = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, seen[0]))
+    lowest = jax.tree.map(lambda x: jnp.full(x.shape, -jnp.inf, x.dtype), seen[1])
+    grads, means, extremes = jax.lax.scan(add, (*zeros, lowest), parts)[0]
+    return grads, (means, extremes)
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """Cuts P into `parts`, taking every parts-th prompt, so that each part lies on all devices as P does."""
+
+    def cut(x: Leaf) -> Leaf:
+        if x.ndim == 0:
+            return jnp.broadcast_to(x, (parts,))
+        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+    return jax.tree.map(cut, batch)
+
+
+def _objective(
+    params: Any, batch: Batch, *, recipe: Recipe, arch: models.Architecture, counts: dict[str, Leaf], backend: str
+) -> tuple[Leaf, tuple[dict[str, Mean], dict[str, Leaf]]]:
+    """Returns this part's share of the objective, and its metrics: means as sums and counts, and maxima."""
+    fields = batch.fields
+    scores = score(
+        params, arch, batch.prompts, fields["tokens"], fields["mask"], batch.temperature, batch.keep_thresholds,
+        backend=backend,
+    )  # fmt: skip
+    rows = _rows(fields, scores)
+    if recipe.ratio is not None:
+        rows["log_ratio"] = recipe.ratio(rows)
+    if recipe.clip is not None:
+        rows["low"], rows["high"] = recipe.clip(rows)
+    total, means = jnp.float32(0), {}
+    for term in recipe.terms:
+        mean = term.reduction(rows | {"loss": term.loss(rows)})
+        total = total + term.weight * mean.total / jnp.maximum(counts[term.name], 1e-30)
+        means[f"loss/{term.name}"] = mean
+    return total, jax.lax.stop_gradient((means | _diagnostics(rows), _extremes(rows)))
+
+
+def _rows(fields: dict[str, Leaf], scores: Scores) -> dict[str, Leaf]:
+    """Flattens `[P, G, ...]` to rows; the old policy of a batch's only update is the current one."""
+    rows = {name: _flat(x) for name, x in fields.items()}
+    rows |= {"logprobs": _flat(scores.logprobs), "entropy": _flat(scores.entropy)}
+    rows.setdefault("old_logprobs", jax.lax.stop_gradient(rows["logprobs"]))
+    return rows
+
+
+def _flat(x: Leaf) -> Leaf:
+    return x if x.ndim < 2 else x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def _count(term: Any, batch: Batch) -> Leaf:
+    """The term's denominator over the whole batch: its reduction of a loss of zeros."""
+    rows = {name: _flat(x) for name, x in batch.fields.items()}
+    rows["loss"] = jnp.zeros(rows["mask"].shape, jnp.float32)
+    return term.reduction(rows).count
+
+
+def _diagnostics(rows: dict[str, Leaf]) -> dict[str, Mean]:
+    mask = rows["mask"]
+    means = {"entropy": _mean(rows["entropy"], mask)}
+    if "log_ratio" in rows and "low" in rows:
+        ratio = jnp.exp(rows["log_ratio"])
+        low = (ratio < rows["low"]) & (rows["advantages"] < 0)
+        high = (ratio > rows["high"]) & (rows["advantages"] > 0)
+        means["clip_ratio/low_mean"] = _mean(low.astype(jnp.float32), mask)
+        means["clip_ratio/high_mean"] = _mean(high.astype(jnp.float32), mask)
+        means["clip_ratio/region_mean"] = _mean((low | high).astype(jnp.float32), mask)
+    if "ref_logprobs" in rows:
+        away = rows["ref_logprobs"] - rows["logprobs"]
+        means["kl"] = _mean(jnp.exp(away) - 1 - away, mask)
+    if "sampler_logprobs" in rows:
+        away = jnp.where(mask, rows["logprobs"] - rows["sampler_logprobs"], 0)
+        means["sampling/sampling_logp_difference/mean"] = _mean(jnp.abs(away), mask)
+        means["sampling/importance_sampling_ratio/mean"] = _mean(jnp.exp(away), mask)
+    return means
+
+
+def _extremes(rows: dict[str, Leaf]) -> dict[str, Leaf]:
+    """Maxima over the batch; what is wanted as a minimum is negated until `_named`."""
+    if "sampler_logprobs" not in rows:
+        return {}
+    away = jnp.where(rows["mask"], rows["logprobs"] - rows["sampler_logprobs"], 0)
+    return {"difference": jnp.max(jnp.abs(away)), "ratio": jnp.max(away), "-ratio": jnp.max(-away)}
+
+
+def _named(extremes: dict[str, Leaf]) -> Metrics:
+    if not extremes:
+        return {}
+    return {
+        "sampling/sampling_logp_difference/max": extremes["difference"],
+        "sampling/importance_sampling_ratio/max": jnp.exp(extremes["ratio"]),
+        "sampling/importance_sampling_ratio/min": jnp.exp(-extremes["-ratio"]),
+    }
+
+
+def _mean(x: Leaf, mask: Leaf) -> Mean:
+    return Mean(jnp.sum(jnp.where(mask, x, 0)), jnp.sum(mask.astype(jnp.float32)))

@@ -1,0 +1,81 @@
+"""The frozen pytrees that pass between the parts, with the shape of each field.
+
+Fields are typed `Leaf`, not by shape: JAX rebuilds pytrees with placeholders, specs and tracers in
+place of arrays. The comment beside each field is its contract; functions that take arrays check shapes.
+"""
+
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from flax import struct
+
+Leaf: TypeAlias = Any
+
+
+@struct.dataclass
+class Mean:
+    """A mean that is not yet divided, so that parts of a batch can be added first."""
+
+    total: Leaf  # f32[]
+    count: Leaf  # f32[]
+
+    def __add__(self, other: "Mean") -> "Mean":
+        """Joins two parts of one batch."""
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def value(self) -> Leaf:
+        """Returns total / count, and 0 for an empty mean."""
+        return jnp.where(self.count > 0, self.total / jnp.where(self.count > 0, self.count, 1), 0)
+
+
+@struct.dataclass
+class Prompts:
+    """One batch of prompts, on device."""
+
+    tokens: Leaf  # i32[P, S], padded on the left
+    lengths: Leaf  # i32[P]
+    ids: Leaf  # i32[P], index of the prompt in its data set
+
+
+@struct.dataclass
+class Sampling:
+    """How each request is sampled; arrays, so that changing them compiles nothing."""
+
+    limit: Leaf  # i32[P, G], most tokens of the completion
+    temperature: Leaf  # f32[P, G], 0 = greedy
+    top_k: Leaf  # i32[P, G], 0 = off
+    top_p: Leaf  # f32[P, G], 1 = off
+    min_p: Leaf  # f32[P, G], 0 = off
+
+
+@struct.dataclass
+class Rollouts:
+    """Completions of one batch of prompts and what the sampler knew of them."""
+
+    tokens: Leaf  # i32[P, G, T]
+    mask: Leaf  # bool[P, G, T], the sampled tokens, the end token included
+    truncated: Leaf  # bool[P, G], stopped by its limit
+    sampler_logprobs: Leaf  # f32[P, G, T], of the distribution that was sampled
+    keep_thresholds: Leaf  # f32[P, G, T], log-prob under which a token was filtered out, -inf = no filter
+    temperature: Leaf  # f32[P, G]
+
+
+@struct.dataclass
+class Batch:
+    """What the step stage reads: whole groups, rows still `[P, G, ...]`."""
+
+    prompts: Prompts
+    fields: dict[str, Leaf]  # by name in docs/notation.md, [P, G], [P, G, T] or scalar
+    temperature: Leaf  # f32[P, G]
+    keep_thresholds: Leaf  # f32[P, G, T], or None when the sampler had no filter
+
+
+@struct.dataclass
+class TrainState:
+    """All that a checkpoint holds on device."""
+
+    params: Any
+    opt_state: Any
+    updates: Leaf  # i32[], optimizer steps taken with this opt_state
+    ref_params: Any  # the frozen reference, or None where no slot reads it
+    method_state: Any  # of stateful methods, by slot

@@ -1,0 +1,35 @@
+"""Strictness for every test: dtypes, ranks and warnings; four CPU devices; the count of skips at the end."""
+
+import os
+
+# Before jax is imported: read once, at its start.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import collections
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Ends every run with how many tests were skipped, and for want of what."""
+    missing = collections.Counter(
+        report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        for report in terminalreporter.stats.get("skipped", ())
+    )
+    terminalreporter.write_line(f"skipped for want of something: {sum(missing.values())}")
+    for reason, count in sorted(missing.items()):
+        terminalreporter.write_line(f"  {count} x {reason}")
+
+
+@pytest.fixture
+def getkey():
+    """Returns a function that gives a new key each time, so that no test reuses one by accident."""
+    keys = iter(range(10**6))
+    return lambda: jax.random.key(next(keys))
