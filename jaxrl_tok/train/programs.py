@@ -1,0 +1,99 @@
+"""The compiled programs of a run, each with its shapes fixed: roll out, score, assemble, update."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxrl_tok import models
+from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
+from jaxrl_tok.train.assemble import assemble
+from jaxrl_tok.train.recipe import Recipe
+from jaxrl_tok.train.score import Scores, score
+from jaxrl_tok.train.step import train_step
+from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampling, TrainState
+
+# Training and evaluation draw from different streams of keys.
+TRAIN, EVAL = 0, 1
+
+
+def rollout_program(
+    arch: models.Architecture, mesh: Mesh, *, seed: int, max_tokens: int, end_ids: tuple[int, ...], slots: int
+) -> Callable[..., tuple[Rollouts, Leaf]]:
+    """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`.
+
+    `slots` are shared evenly by the shards of the batch; 0 = one for every request.
+    """
+    shards = batch_shards(mesh)
+
+    def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
+        group = sampling.limit.shape[1]
+        keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
+        local = prompts.ids.shape[0] * group
+        rollouts, steps = generate(
+            params, arch, prompts, keys, sampling,
+            max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards) if slots else local,
+            axis_name=BATCH_AXES if shards > 1 else None,
+        )  # fmt: skip
+        return rollouts, steps[None]
+
+    if shards == 1:
+        return jax.jit(sample)
+    rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            sample, mesh=mesh, in_specs=(whole, rows, rows, whole, whole), out_specs=(rows, rows)
+        )
+    )
+
+
+def score_program(arch: models.Architecture) -> Callable[..., Scores]:
+    """Returns `f(params, prompts, rollouts, filtered) -> Scores`."""
+
+    def run(params: Any, prompts: Prompts, rollouts: Rollouts, filtered: bool) -> Scores:
+        thresholds = rollouts.keep_thresholds if filtered else None
+        return score(
+            params, arch, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds
+        )
+
+    return jax.jit(run, static_argnames="filtered")
+
+
+def assemble_program(recipe: Recipe) -> Callable[..., Batch]:
+    """Returns `f(prompts, fields, temperature, keep_thresholds) -> Batch`."""
+    return jax.jit(functools.partial(assemble, recipe))
+
+
+def update_program(
+    recipe: Recipe,
+    arch: models.Architecture,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    *,
+    minibatches: int,
+    microbatches: int,
+) -> Callable[..., tuple[TrainState, dict[str, Leaf]]]:
+    """Returns `f(state, batch, part) -> (state, metrics)`: one update on minibatch number `part`.
+
+    The old state's buffers are reused: the caller must not read them again.
+    """
+
+    def run(state: TrainState, batch: Batch, part: Leaf) -> tuple[TrainState, dict[str, Leaf]]:
+        if minibatches > 1:
+            batch = jax.tree.map(lambda x: x if x.ndim == 0 else _take(x, part, minibatches), batch)
+        return train_step(
+            state, batch, recipe=recipe, arch=arch, optimizer=optimizer, rate=rate, microbatches=microbatches
+        )
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def _take(x: Leaf, part: Leaf, parts: int) -> Leaf:
+    """Every parts-th prompt from `part` on, so that a minibatch lies on all devices as the batch does."""
+    rows = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+    return jax.lax.dynamic_index_in_dim(rows, part, axis=1, keepdims=False)

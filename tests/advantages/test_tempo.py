@@ -1,0 +1,83 @@
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrl_tok.advantages import grpo, tempo
+from tests.conformance.fields import assemble
+from tests.oracles import advantages as oracle
+
+
+def test_hand_numbers():
+    """`a b` right, `a c` wrong: the first token is shared, so all credit beyond GRPO's lies on the second."""
+    arrays = jnp.array([[[1, 2], [1, 3]]]), jnp.array([[1.0, 0.0]]), jnp.ones((1, 2, 2), bool)
+    np.testing.assert_array_equal(tempo(*arrays, use_std=False), [[[0.5, 1.0], [-0.5, -1.0]]])
+    std = 0.5**0.5
+    np.testing.assert_allclose(tempo(*arrays), [[[0.5 / std, 1 / std], [-0.5 / std, -1 / std]]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("use_std", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_oracle(seed, use_std):
+    fields = assemble(seed)
+    arrays = [fields[name] for name in ("tokens", "rewards", "mask", "valid")]
+    expected = oracle.tempo(*map(np.asarray, arrays), eps=1e-4, use_std=use_std)
+    result = tempo(*arrays, eps=1e-4, use_std=use_std)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def group(seed, tokens):
+    rng = np.random.default_rng(seed)
+    rewards = jnp.asarray(rng.choice([0.0, 0.5, 1.0], (3, 4)), jnp.float32)
+    mask = jnp.asarray(np.arange(6) < rng.integers(1, 7, (3, 4, 1)))
+    return jnp.asarray(tokens(rng), jnp.int32), rewards, mask
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_without_a_branch_it_is_grpo(seed):
+    tokens, rewards, mask = group(seed, lambda rng: np.broadcast_to(rng.integers(0, 9, (3, 1, 6)), (3, 4, 6)))
+    mask = jnp.broadcast_to(mask[:, :1], mask.shape)
+    np.testing.assert_array_equal(tempo(tokens, rewards, mask), grpo(rewards, mask))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_all_different_from_the_first_token_doubles_that_token(seed):
+    tokens, rewards, mask = group(seed, lambda rng: np.arange(72).reshape(3, 4, 6))
+    base = grpo(rewards, mask)
+    result = tempo(tokens, rewards, mask)
+    np.testing.assert_allclose(result[..., 0], 2 * base[..., 0], rtol=1e-6)
+    np.testing.assert_array_equal(result[..., 1:], base[..., 1:])
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_what_is_beyond_grpo_sums_to_the_leaf_minus_the_root(seed):
+    """For a completion that no other equals, the leaf's value is its own reward: one more GRPO advantage."""
+    tokens, rewards, _ = group(seed, lambda rng: rng.integers(0, 2, (3, 4, 6)))
+    tokens = tokens.at[..., 5].set(jnp.arange(4))  # all differ in the end
+    mask = jnp.ones((3, 4, 6), bool)
+    base = grpo(rewards, mask)
+    beyond = jnp.sum(tempo(tokens, rewards, mask) - base, axis=2)
+    np.testing.assert_allclose(beyond, base[..., 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_64_groups_of_16_times_1024_tokens_within_80_ms():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 50, (64, 16, 1024))
+    tokens[:, :, :300] = tokens[:, :1, :300]
+    mask = np.arange(1024) < rng.integers(500, 1025, (64, 16, 1))
+    arrays = jnp.asarray(tokens, jnp.int32), jnp.asarray(rng.random((64, 16)), jnp.float32), jnp.asarray(mask)
+    compiled = jax.jit(tempo).lower(*arrays).compile()
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arrays))
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.08

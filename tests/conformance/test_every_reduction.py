@@ -1,0 +1,70 @@
+"""What every reduction must do, whatever it divides by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl_tok.config.bind import bind
+from jaxrl_tok.reductions import REDUCTIONS
+from tests.conformance import fields as data
+
+
+@pytest.fixture(params=sorted(REDUCTIONS))
+def reduction(request):
+    return bind(REDUCTIONS, request.param)
+
+
+def value(reduction, fields):
+    return np.asarray(reduction(fields).value())
+
+
+def gradient(reduction, fields):
+    return np.asarray(jax.grad(lambda x: reduction(fields | {"loss": x}).value())(fields["loss"]))
+
+
+def test_values_under_the_mask_do_not_matter(reduction):
+    fields = data.step(0)
+    spoilt = data.spoil(fields)
+    np.testing.assert_array_equal(value(reduction, spoilt), value(reduction, fields))
+    grads = gradient(reduction, spoilt)
+    np.testing.assert_array_equal(grads, gradient(reduction, fields))
+    assert (grads[~np.asarray(fields["mask"])] == 0).all()
+    assert (grads[np.asarray(fields["mask"])] > 0).all()
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(reduction):
+    fields = data.step(1)
+    parts = [reduction({n: x[i : i + 4] for n, x in fields.items()}) for i in range(0, data.B, 4)]
+    joined = parts[0] + parts[1] + parts[2] + parts[3]
+    data.close(joined.value(), reduction(fields).value())
+
+
+def test_rows_without_a_trained_token_count_nowhere(reduction):
+    fields = data.step(1)
+    empty = {name: jnp.zeros_like(x) for name, x in fields.items()}
+    longer = {name: jnp.concatenate([x, empty[name]]) for name, x in fields.items()}
+    data.close(value(reduction, longer), value(reduction, fields))
+
+
+def test_an_empty_batch_gives_zero_and_no_gradient(reduction):
+    fields = data.step(0) | {"mask": jnp.zeros((data.B, data.T), bool)}
+    assert value(reduction, data.spoil(fields)) == 0
+    assert (gradient(reduction, data.spoil(fields)) == 0).all()
+
+
+def test_the_count_does_not_depend_on_the_loss(reduction):
+    fields = data.step(0)
+    zeros = fields | {"loss": jnp.zeros_like(fields["loss"])}
+    assert reduction(zeros).count == reduction(fields).count > 0
+
+
+def test_jit_and_sharding_over_rows_change_nothing(reduction):
+    fields = data.step(1)
+    expected = reduction(fields)
+    data.close(jax.jit(reduction)(fields), expected)
+    data.close(jax.jit(reduction)(data.shard(fields)), expected)
+
+
+def test_second_call_compiles_nothing(reduction):
+    assert data.traces(reduction, data.step(0), data.step(1)) == 1

@@ -1,0 +1,63 @@
+"""Numbers that independent float64 references of the methods gave."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.golden.adapter import FUNCTIONS, parse, run
+
+GOLDEN = json.loads((Path(__file__).parent / "cases.json").read_text())
+CASES = [(name, i) for name, golden in GOLDEN.items() for i in range(len(golden["cases"]))]
+
+
+@pytest.mark.parametrize(("function", "i"), CASES)
+def test_case(function, i):
+    case = GOLDEN[function]["cases"][i]
+    check(run(function, case["inputs"]), case["expected"])
+
+
+def check(result, expected):
+    if isinstance(result, dict):
+        assert result.keys() == expected.keys()
+        for name in result:
+            check(result[name], expected[name])
+    elif isinstance(result, list):
+        for one, other in zip(result, expected, strict=True):
+            check(one, other)
+    else:
+        assert result.shape == np.shape(expected)
+        # float64 throughout: what is left is the order of a few dozen additions.
+        np.testing.assert_allclose(result, parse(expected), rtol=1e-10, atol=1e-12)
+
+
+def test_every_adapted_function_has_a_case():
+    assert set(GOLDEN) == set(FUNCTIONS)
+
+
+def test_unknown_function_names_the_known_ones():
+    with pytest.raises(KeyError, match="tempo"):
+        run("temp", {})
+
+
+def test_results_are_float64_and_the_switch_is_local():
+    result = run(
+        "grpo", {"reward": [1, None, 0], "mask": [[1], [1], [1]], "group": [5, 5, 5], "singleton": "zero"}
+    )
+    assert result.dtype == np.float64
+    assert result.tolist() == [
+        [pytest.approx(2**-0.5, abs=2e-6)],
+        [0.0],
+        [pytest.approx(-(2**-0.5), abs=2e-6)],
+    ]
+    assert jax.numpy.ones(1).dtype == np.float32
+
+
+def test_modes_that_the_cases_do_not_reach():
+    x, mask = [[2.0, 4.0], [6.0, 0.0], [0.0, 0.0]], [[1, 1], [1, 0], [0, 0]]
+    expected = {"grpo": (3 + 6) / 3, "dr_grpo": 12 / 6, "dapo": 12 / 3, "seq-mean-token-sum-norm": 12 / 2}
+    for mode, value in expected.items():
+        assert run("agg_loss", {"x": x, "mask": mask, "mode": mode}) == pytest.approx(value, rel=1e-12)
+    assert run("kl_estimate", {"logp": [[-9.0]], "ref": [[-1.0]], "kind": "k3+"}) == 10.0

@@ -1,0 +1,436 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxrl_tok.errors import CheckpointError, ConfigError
+from jaxrl_tok.io import manifest
+from jaxrl_tok.io.checkpoint import Checkpoints, differences
+
+
+class Moments(NamedTuple):
+    mean: Any
+    nothing: None
+    parts: tuple
+
+
+@flax.struct.dataclass
+class State:
+    params: Any
+    opt_state: Any
+    method_state: Any
+    step: Any
+
+
+def small(value: float) -> dict:
+    return {"w": jnp.full((3,), value, jnp.float32)}
+
+
+def fill(folder: Path, *steps: int, **options) -> list[str]:
+    """Saves `steps` one after another, each holding its own number, and returns the warnings."""
+    lines = []
+    with Checkpoints(folder, warn=lines.append, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, small(step), {"position": 10 * step})
+    return lines
+
+
+def newest(folder: Path) -> tuple[int | None, list[str]]:
+    lines = []
+    with Checkpoints(folder, warn=lines.append, read_only=True) as checkpoints:
+        restored = checkpoints.restore(small(0))
+    if restored is None:
+        return None, lines
+    assert restored.host == {"position": 10 * restored.step}
+    np.testing.assert_array_equal(restored.state["w"], np.full(3, restored.step, np.float32))
+    return restored.step, lines
+
+
+def payload(folder: Path) -> Path:
+    """Returns the file that holds the most of a step's arrays."""
+    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def every_kind_of_leaf() -> State:
+    key = jax.random.key(7)
+    params = {
+        "f32": jax.random.normal(key, (5, 7), jnp.float32).at[0, 0].set(jnp.float32(np.nan)).at[0, 1].set(-0.0),
+        "bf16": jax.random.normal(key, (33,), jnp.bfloat16),
+        "nested": [{"i32": jnp.arange(-3, 3, dtype=jnp.int32)}, (jnp.array([True, False]),)],
+        "u32": jnp.array(2**32 - 1, jnp.uint32),
+        "empty": jnp.zeros((0, 3), jnp.float32),
+        "a.b/c": jnp.float32(1 / 3),
+    }
+    trained = {"x": jnp.ones((2, 2), jnp.float32)}
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3), optax.identity())
+    method_state = Moments(key, None, (np.float32(0.1), np.arange(3), 17, 0.1, True, jax.random.split(key, 3)))
+    return State(params, optimizer.init(trained), method_state, jnp.int32(4))
+
+
+def assert_same_bits(got: Any, want: Any) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert type(one) is type(other)
+        if isinstance(other, jax.Array) and jnp.issubdtype(other.dtype, jax.dtypes.prng_key):
+            assert one.dtype == other.dtype
+            one, other = jax.random.key_data(one), jax.random.key_data(other)
+        one, other = np.asarray(one), np.asarray(other)
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("specify", [False, True])
+def test_every_kind_of_leaf_comes_back_bit_for_bit_in_the_structure_of_the_template(tmp_path, specify):
+    state = every_kind_of_leaf()
+    host = {"metric": 0.1, "best": None, "nested": {"é": [1, 2]}, "low": float("-inf")}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state, host)
+
+    def abstract(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if specify and isinstance(leaf, jax.Array) else leaf
+
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(jax.tree.map(abstract, state))
+    assert restored is not None and (restored.step, restored.host) == (3, host)
+    assert_same_bits(restored.state, state)
+
+
+def test_a_save_holds_the_values_of_its_call_though_the_arrays_are_donated_right_after(tmp_path):
+    update = jax.jit(lambda tree: jax.tree.map(lambda x: -x - 1, tree), donate_argnums=0)
+    state = {f"w{i}": jnp.arange(200_000, dtype=jnp.float32) + i for i in range(5)}
+    want = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    host = {"position": [1]}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, host)
+        host["position"].append(2)
+        for _ in range(3):
+            state = update(state)
+        restored = checkpoints.restore(state)
+    assert restored is not None and restored.host == {"position": [1]}
+    jax.tree.map(np.testing.assert_array_equal, restored.state, want)
+
+
+def test_one_and_four_devices_restore_each_other(tmp_path):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    one = {"w": jnp.arange(24, dtype=jnp.float32).reshape(8, 3), "key": jax.random.split(jax.random.key(0), 4)}
+    four = jax.device_put(one, spread)
+    for name, saved, template in (("out", one, four), ("in", four, one)):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            checkpoints.save(1, saved, {})
+            restored = checkpoints.restore(jax.tree.map(lambda x: x, template))
+        assert restored is not None
+        assert_same_bits(restored.state, saved)
+        for leaf, like in zip(jax.tree.leaves(restored.state), jax.tree.leaves(template), strict=True):
+            assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+
+def test_the_newest_is_restored_and_an_empty_folder_gives_none(tmp_path):
+    assert newest(tmp_path / "none") == (None, [])
+    fill(tmp_path, 1, 2, 10)
+    assert newest(tmp_path) == (10, [])
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray(payload(folder).read_bytes())
+    content[len(content) // 2] ^= 1
+    payload(folder).write_bytes(content)
+
+
+def cut_a_file(folder: Path) -> None:
+    os.truncate(payload(folder), payload(folder).stat().st_size - 1)
+
+
+def lose_a_file(folder: Path) -> None:
+    payload(folder).unlink()
+
+
+def change_the_host_note(folder: Path) -> None:
+    path = folder / "host" / "metadata"
+    path.write_bytes(path.read_bytes().replace(b"position", b"Position"))
+
+
+def add_a_file(folder: Path) -> None:
+    (folder / "state" / "d" / "0123").write_bytes(b"")
+
+
+def flip_a_bit_of_the_seal(folder: Path) -> None:
+    content = bytearray((folder / manifest.NAME).read_bytes())
+    content[3] ^= 1
+    (folder / manifest.NAME).write_bytes(content)
+
+
+def cut_a_line_of_the_seal(folder: Path) -> None:
+    lines = (folder / manifest.NAME).read_bytes().splitlines(keepends=True)
+    (folder / manifest.NAME).write_bytes(b"".join(lines[:-1]))
+
+
+def empty_the_seal(folder: Path) -> None:
+    (folder / manifest.NAME).write_bytes(b"")
+
+
+def lose_the_seal(folder: Path) -> None:
+    (folder / manifest.NAME).unlink()
+
+
+DAMAGES = {
+    flip_a_bit: "differs from its SHA-256",
+    cut_a_file: "differs from its SHA-256",
+    lose_a_file: "is missing",
+    change_the_host_note: "host/metadata differs from its SHA-256",
+    add_a_file: "state/d/0123 is not in SHA256SUMS",
+    flip_a_bit_of_the_seal: "SHA256SUMS",
+    cut_a_line_of_the_seal: "is not in SHA256SUMS",
+    empty_the_seal: "is not in SHA256SUMS",
+    lose_the_seal: "it was never finished (no SHA256SUMS)",
+}
+
+
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    fill(folder, 1, 2, 3, keep_last=3)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_newest_checkpoint_is_reported_in_one_line_and_the_one_before_it_used(
+    three_steps, tmp_path, damage
+):
+    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
+    damage(tmp_path / "c" / "3")
+    step, lines = newest(tmp_path / "c")
+    assert step == 2
+    assert len(lines) == 1 and "\n" not in lines[0]
+    assert lines[0].startswith(f"{tmp_path / 'c' / '3'}: checkpoint not used: ")
+    assert DAMAGES[damage] in lines[0]
+
+
+def test_without_an_intact_checkpoint_nothing_is_restored_nor_deleted(three_steps, tmp_path):
+    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
+    flip_a_bit(tmp_path / "c" / "3")
+    cut_a_file(tmp_path / "c" / "2")
+    lose_a_file(tmp_path / "c" / "1")
+    lines = []
+    with Checkpoints(tmp_path / "c", warn=lines.append) as checkpoints:
+        with pytest.raises(CheckpointError, match="c: no intact checkpoint"):
+            checkpoints.restore(small(0))
+        assert len(lines) == 3
+        assert checkpoints.steps() == [1, 2, 3]
+
+
+def test_damaged_steps_make_way_when_the_run_comes_to_them_again(three_steps, tmp_path):
+    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
+    flip_a_bit(tmp_path / "c" / "3")
+    lose_the_seal(tmp_path / "c" / "2")
+    with Checkpoints(tmp_path / "c", warn=lambda line: None) as checkpoints:
+        assert checkpoints.restore(small(0)).step == 1
+        checkpoints.save(2, small(2), {"position": 20}, wait=True)
+        assert checkpoints.steps() == [1, 2]
+        checkpoints.save(3, small(3), {"position": 30})
+    assert newest(tmp_path / "c") == (3, [])
+
+
+def test_a_run_that_looked_at_nothing_does_not_overwrite_an_earlier_one(three_steps, tmp_path):
+    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(CheckpointError, match="holds step 3 of an earlier run"):
+            checkpoints.save(2, small(2), {})
+    assert newest(tmp_path / "c") == (3, [])
+
+
+def test_a_step_that_is_already_saved_is_not_written_again(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, small(1), {"position": 10}, wait=True)
+        before = payload(tmp_path / "1").stat().st_mtime_ns
+        checkpoints.save(1, small(5), {"position": 50}, wait=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore(small(0))
+        checkpoints.save(1, small(5), {"position": 50}, wait=True)
+    assert payload(tmp_path / "1").stat().st_mtime_ns == before
+
+
+def test_retention_keeps_the_last_every_nth_and_the_best(tmp_path):
+    with Checkpoints(tmp_path, keep_last=2, keep_every=4) as checkpoints:
+        for step in range(1, 8):
+            checkpoints.save(step, small(step), {}, best=step in (2, 3))
+        checkpoints.wait()
+        assert checkpoints.steps() == [3, 4, 6, 7]
+        assert (checkpoints.latest(), checkpoints.best()) == (7, 3)
+    with Checkpoints(tmp_path, keep_last=2, keep_every=4) as checkpoints:
+        checkpoints.restore(small(0))
+        checkpoints.save(9, small(9), {}, wait=True)
+        assert checkpoints.steps() == [3, 4, 7, 9]
+        best = checkpoints.restore(small(0), step=checkpoints.best())
+        np.testing.assert_array_equal(best.state["w"], np.full(3, 3, np.float32))
+
+
+def test_an_old_step_is_deleted_only_after_a_newer_one_is_sealed(tmp_path, monkeypatch):
+    seen = []
+    seal = manifest.seal
+
+    def watch(folder):
+        seen.append(sorted(path.parent.name for path in tmp_path.glob(f"*/{manifest.NAME}")))
+        seal(folder)
+
+    monkeypatch.setattr(manifest, "seal", watch)
+    fill(tmp_path, 1, 2, 3, 4)
+    assert seen == [[], ["1"], ["1", "2"], ["2", "3"]]
+    assert newest(tmp_path) == (4, [])
+
+
+def test_keep_last_below_two_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="keep_last = 1: expected at least 2"):
+        Checkpoints(tmp_path, keep_last=1)
+
+
+def test_a_save_returns_while_its_sealing_is_still_to_come(tmp_path, monkeypatch):
+    go_on, seal = threading.Event(), manifest.seal
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, small(1), {}, wait=True)
+        monkeypatch.setattr(manifest, "seal", lambda folder: (go_on.wait(60), seal(folder)))
+        checkpoints.save(2, small(2), {})
+        assert checkpoints.steps() == [1]
+        go_on.set()
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+
+
+KILLED = """
+    import os, signal, sys
+    import jax.numpy as jnp
+    from jaxrl_tok.io import manifest
+    from jaxrl_tok.io.checkpoint import Checkpoints
+
+    unsealed, unwritten = Checkpoints(sys.argv[1]), Checkpoints(sys.argv[2])
+    small = {"w": jnp.ones((3,), jnp.float32)}
+    big = {f"w{i}": jnp.sin(jnp.arange(1e6, dtype=jnp.float32) + i) for i in range(16)}
+    for checkpoints in (unsealed, unwritten):
+        checkpoints.save(1, small, {"position": 10}, wait=True)
+
+    def hang(folder):
+        unwritten.save(2, big, {"position": 20})
+        while not list(unwritten.folder.glob("2.*")):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    manifest.seal = hang
+    unsealed.save(2, small, {"position": 20}, wait=True)
+"""
+
+
+def test_a_kill_inside_a_write_costs_the_half_written_step_only(tmp_path):
+    unsealed, unwritten = tmp_path / "unsealed", tmp_path / "unwritten"
+    child = [sys.executable, "-c", textwrap.dedent(KILLED), unsealed, unwritten]
+    killed = subprocess.run(child, cwd=Path(__file__).parents[2], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert (unsealed / "2").is_dir()
+    assert not (unwritten / "2").is_dir() and list(unwritten.glob("2.*tmp*"))
+    for folder, warned in ((unsealed, 1), (unwritten, 0)):
+        lines = []
+        with Checkpoints(folder, warn=lines.append) as checkpoints:
+            assert checkpoints.restore(small(0)).step == 1
+            assert len(lines) == warned
+            checkpoints.save(2, small(2), {"position": 20})
+        assert newest(folder) == (2, [])
+        assert sorted(path.name for path in folder.glob("[!.]*")) == ["1", "2"]
+
+
+def test_another_config_is_refused_with_the_differing_keys(tmp_path):
+    fill(tmp_path, 1, fingerprint={"model": {"layers": 4, "heads": [2, 2]}, "seed": 0, "name": "a"})
+    now = {"model": {"layers": 2, "heads": (2, 2)}, "seed": 0, "data": {"task": "x"}}
+    with Checkpoints(tmp_path, fingerprint=now) as checkpoints:
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.restore(small(0))
+        assert str(caught.value) == (
+            f"{tmp_path / '1'}: belongs to another config: data.task is unset there and \"x\" here; "
+            'model.layers is 4 there and 2 here; name is "a" there and unset here; '
+            "undo the change, or give this run a folder of its own"
+        )
+        assert checkpoints.steps() == [1]
+    assert newest(tmp_path) == (1, [])
+    assert differences({"a": 1, "b": {"c": None}}, {"b": {"c": None}, "a": 1}) == []
+
+
+def test_another_state_is_refused_with_the_differing_leaves(tmp_path):
+    fill(tmp_path, 1)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"w is float32\[3\] there and float32\[4\] here$"):
+            checkpoints.restore({"w": jnp.zeros(4, jnp.float32)})
+        with pytest.raises(CheckpointError, match=r"w is float32\[3\] there and bfloat16\[3\] here$"):
+            checkpoints.restore({"w": jnp.zeros(3, jnp.bfloat16)})
+        with pytest.raises(CheckpointError, match="v is missing; w is not in this run's state$"):
+            checkpoints.restore({"v": jnp.zeros(3, jnp.float32)})
+
+
+def test_a_part_of_the_state_can_be_restored(tmp_path):
+    state = {"params": {"w": jnp.arange(3)}, "opt_state": optax.adam(1e-3).init({"w": jnp.ones(3)})}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        with pytest.raises(CheckpointError, match="is not in this run's state"):
+            checkpoints.restore({"params": {"w": jnp.zeros(3, jnp.int32)}})
+        restored = checkpoints.restore({"params": {"w": jnp.zeros(3, jnp.int32)}}, partial=True)
+    assert_same_bits(restored.state, {"params": {"w": jnp.arange(3)}})
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"file/checkpoints: cannot write checkpoints here: Not a directory$"):
+        Checkpoints(tmp_path / "file" / "checkpoints")
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, small(1), {"position": 10}, wait=True)
+        with pytest.raises(CheckpointError, match="another process is writing to this run folder"):
+            Checkpoints(tmp_path)
+        assert newest(tmp_path) == (1, [])
+    Checkpoints(tmp_path).close()
+
+
+@pytest.fixture
+def limit_file_size():
+    """Makes writes past a size fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("when", ["at the wait", "at the next save", "at the close"])
+def test_a_full_disk_gives_one_line_and_costs_no_older_checkpoint(tmp_path, limit_file_size, capfd, when):
+    noise = {"w": jnp.asarray(np.random.default_rng(0).normal(size=50_000), jnp.float32)}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, noise, {"position": 10}, wait=True)
+    limit_file_size(50_000)
+    checkpoints.save(2, noise, {"position": 20})
+    with pytest.raises(CheckpointError) as caught:
+        if when == "at the wait":
+            checkpoints.wait()
+        elif when == "at the next save":
+            checkpoints.save(3, noise, {"position": 30})
+        else:
+            checkpoints.close()
+    limit_file_size(None)
+    assert str(caught.value) == (
+        f"{tmp_path / '2'}: cannot save this checkpoint: File too large (step 1 is the newest that is finished)"
+    )
+    assert capfd.readouterr().err == ""
+    if when != "at the close":
+        assert checkpoints.restore(noise).step == 1
+        checkpoints.save(2, noise, {"position": 20})
+        checkpoints.close()
+    with Checkpoints(tmp_path) as again:
+        assert again.restore(noise).step == (1 if when == "at the close" else 2)

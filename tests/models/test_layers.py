@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl_tok.models import layers
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def attend_one(q, keys, values):
+    """One query head over the keys it sees, float64."""
+    return softmax(np.array([q @ k for k in keys]) / np.sqrt(len(q))) @ np.array(values)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_rms_norm_by_hand():
+    got = layers.rms_norm(jnp.array([[3.0, 4.0]]), jnp.array([1.0, 2.0]), 0.0)
+    np.testing.assert_allclose(got, np.array([[3.0, 8.0]]) / np.sqrt(12.5), rtol=1e-6)
+
+
+def test_rope_turns_pairs_and_keeps_relative_angles():
+    q, k = random(1, 1, 8), random(1, 1, 8, seed=1)
+
+    def turned(x, at):
+        return np.asarray(layers.rope(jnp.asarray(x, jnp.float32), jnp.array([at], jnp.int32), 100.0))[0, 0]
+
+    # Pair i is (x[i], x[i + 4]), turned by at * 100^(-i/4): at position 3, pair 1.
+    angle = 3 * 100.0 ** (-1 / 4)
+    expected = q[0, 0, 1] * np.cos(angle) - q[0, 0, 5] * np.sin(angle)
+    np.testing.assert_allclose(turned(q, 3)[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(turned(q, 5) @ turned(k, 2), turned(q, 13) @ turned(k, 10), rtol=1e-4)
+    np.testing.assert_allclose(turned(q, 0), q[0, 0], rtol=1e-6)
+
+
+def test_rope_angles_are_float32_in_bfloat16():
+    x = jnp.ones((2, 1, 4), jnp.bfloat16)
+    got = np.asarray(layers.rope(x, jnp.array([256, 257], jnp.int32), 10.0), np.float32)
+    assert abs(got[0, 0, 0] - got[1, 0, 0]) > 0.1  # bfloat16 would round 257 to 256
+
+
+def test_swiglu_by_hand():
+    x, gate, up, down = (jnp.array(v, jnp.float32) for v in ([[2.0]], [[1.0]], [[3.0]], [[0.5]]))
+    np.testing.assert_allclose(layers.swiglu(x, gate, up, down), [[2 / (1 + np.exp(-2)) * 6 * 0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_prompt_attention_is_causal_and_skips_the_padding(length):
+    q, k, v = random(1, 4, 4, 6), random(1, 4, 2, 6, seed=1), random(1, 4, 2, 6, seed=2)
+    got = layers.prompt_attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.array([length]))
+    for t in range(4 - length, 4):
+        for n in range(4):
+            seen = range(4 - length, t + 1)
+            want = attend_one(q[0, t, n], [k[0, u, n // 2] for u in seen], [v[0, u, n // 2] for u in seen])
+            np.testing.assert_allclose(got[0, t, n], want, rtol=1e-4, atol=1e-5)
+
+
+def completion_case():
+    """One prompt of 2 tokens padded to 3, two completions of 3 tokens, 4 heads over 2."""
+    own = random(1, 2, 3, 4, 6), random(1, 2, 3, 2, 6, seed=1), random(1, 2, 3, 2, 6, seed=2)
+    return *own, random(1, 3, 2, 6, seed=3), random(1, 3, 2, 6, seed=4)
+
+
+def wanted(g, t, n):
+    q, k, v, pk, pv = completion_case()
+    keys = [pk[0, s, n // 2] for s in (1, 2)] + [k[0, g, u, n // 2] for u in range(t + 1)]
+    values = [pv[0, s, n // 2] for s in (1, 2)] + [v[0, g, u, n // 2] for u in range(t + 1)]
+    return attend_one(q[0, g, t, n], keys, values)
+
+
+def test_completions_see_their_prompt_and_themselves():
+    args = (jnp.asarray(x, jnp.float32) for x in completion_case())
+    got = layers.completion_attention(*args, jnp.array([2]))
+    for g in range(2):
+        for t in range(3):
+            for n in range(4):
+                np.testing.assert_allclose(got[0, g, t, n], wanted(g, t, n), rtol=1e-4, atol=1e-5)
+
+
+def test_one_decoded_token_sees_what_a_completion_token_sees():
+    q, k, v, pk, pv = (jnp.asarray(x, jnp.float32) for x in completion_case())
+    at = jnp.array([1, 2], jnp.int32)
+    both = [jnp.broadcast_to(x, (2, *x.shape[1:])) for x in (pk, pv)]
+    got = layers.decode_attention(
+        q[0][jnp.arange(2), at], k[0], v[0], at, *both, jnp.array([2, 2], jnp.int32)
+    )
+    for g, t in ((0, 1), (1, 2)):
+        for n in range(4):
+            np.testing.assert_allclose(got[g, n], wanted(g, t, n), rtol=1e-4, atol=1e-5)
+
+
+def test_project_adds_biases_and_norms_where_the_weights_have_them():
+    x = jnp.asarray(random(2, 8), jnp.float32)
+    w = {n: jnp.asarray(random(8, heads, 4, seed=i), jnp.float32) for i, (n, heads) in enumerate(zip("qkv", (4, 2, 2)))}
+    at = jnp.zeros(2, jnp.int32)
+    plain = layers.project(x, w, at, theta=10.0, eps=1e-6)
+    shift = {f"{n}_bias": jnp.full(w[n].shape[1:], 0.5, jnp.float32) for n in "qkv"}
+    for a, b in zip(plain, layers.project(x, w | shift, at, theta=10.0, eps=1e-6), strict=True):
+        np.testing.assert_allclose(b - a, 0.5, rtol=1e-4)
+    normed = layers.project(x, w | {"q_norm": jnp.ones(4), "k_norm": jnp.ones(4)}, at, theta=10.0, eps=1e-6)
+    np.testing.assert_allclose(np.mean(np.square(normed[0]), -1), 1, rtol=1e-4)
+    np.testing.assert_array_equal(normed[2], plain[2])
+
+
+def test_gradients_are_finite_where_a_query_sees_only_padding():
+    q, k, v = (jnp.asarray(random(1, 3, h, 4, seed=i), jnp.float32) for i, h in enumerate((2, 1, 1)))
+    grads = jax.grad(lambda *a: layers.prompt_attention(*a, jnp.array([1])).sum(), (0, 1, 2))(q, k, v)
+    assert all(np.isfinite(g).all() for g in grads)

@@ -1,0 +1,1 @@
+"""Slow float64 NumPy, written from the formulas with loops; never imports the package."""
