@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 # A sampler and a trainer that agree are within rounding of each other: 1e-4 in float32, percents in bfloat16.
 RATIO_TOLERANCE = {"float32": 0.01, "bfloat16": 0.2}
-TIMEOUTS = 0.05
 STEPS_WITHOUT_END = 3
 
 
@@ -37,10 +36,4 @@ def alerts(metrics: Mapping[str, float], *, dtype: str, steps_without_end: int) 
             f"before the first update the ratio of trainer to sampler is off 1 by {ratio:.3g}: the two do not "
             "compute the same distribution (weights, temperature, filters, precision)"
         )
-    for name, value in metrics.items():
-        if name.startswith("rewards/") and name.endswith("/timed_out") and value > TIMEOUTS:
-            found[name] = (
-                f"{value:.0%} of the samples of {name.split('/')[1]!r} timed out: raise rewards.timeout, or look "
-                "for inputs on which the reward hangs"
-            )
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
 from jaxrl_tok.config.schema import ModelConfig, Run, TrainSection
@@ -36,6 +36,7 @@ class Stage:
     updates: int  # a step
     minibatches: int
     init_optimizer: Callable[[Any], Any]
+    template: TrainState  # shapes, dtypes and shardings of the state; the same in both stages
     assemble: Callable[..., Any]
     update: Callable[..., Any]
 
@@ -53,11 +54,6 @@ class Build:
     rollout: Callable[..., Any]
     score: Callable[..., Any]
     filtered: bool  # whether the sampler drops tokens
-
-    @property
-    def reads_reference(self) -> bool:
-        """Whether some slot reads the frozen reference policy."""
-        return self.main.recipe.passes(self.main.updates)["reference"]
 
 
 def architecture(model: ModelConfig, train: TrainSection, vocab: int) -> models.Architecture:
@@ -79,13 +75,14 @@ def build(run: Run, tokenizer: Tokenizer) -> Build:
     mesh = make_mesh(run.mesh.model_dump())
     _check_batch(run, batch_shards(mesh))
     rollout = run.rollout
+    warmup, main = _stages(run, arch, specs, mesh)
     return Build(
         run=run,
         arch=arch,
         specs=specs,
         mesh=mesh,
-        warmup=_warmup(run, arch, specs),
-        main=_main(run, arch, specs),
+        warmup=warmup,
+        main=main,
         rollout=programs.rollout_program(
             arch,
             mesh,
@@ -101,21 +98,45 @@ def build(run: Run, tokenizer: Tokenizer) -> Build:
 
 def init_state(built: Build) -> TrainState:
     """Returns the state that a run starts from, on the mesh."""
-    shardings = param_shardings(built.specs, built.mesh)
-    dtype = jnp.dtype(built.run.train.param_dtype)
-    draw = jax.jit(
-        functools.partial(model_params.init, built.specs, built.run.run.seed, dtype), out_shardings=shardings
-    )
-    params = draw()
     first = built.warmup if built.warmup.steps else built.main
-    return fresh_stage(built, first, TrainState(params, None, None, None, ()))
+    draw = functools.partial(
+        model_params.init, built.specs, built.run.run.seed, jnp.dtype(built.run.train.param_dtype)
+    )
+    return fresh_stage(first, jax.jit(draw, out_shardings=_shardings(first.template.params))())
 
 
-def fresh_stage(built: Build, stage: Stage, state: TrainState) -> TrainState:
+def fresh_stage(stage: Stage, params: Any) -> TrainState:
     """Returns the state at the start of a stage: its optimizer new, the reference a copy of the policy."""
-    reference = jax.tree.map(jnp.copy, state.params) if built.reads_reference else None
-    opt_state = jax.jit(stage.init_optimizer)(state.params)
-    return state.replace(opt_state=opt_state, updates=jnp.int32(0), ref_params=reference)
+
+    def start(params: Any) -> TrainState:
+        reference = None if stage.template.ref_params is None else jax.tree.map(jnp.copy, params)
+        return TrainState(params, stage.init_optimizer(params), jnp.int32(0), reference, ())
+
+    return jax.jit(start, out_shardings=_shardings(stage.template))(params)
+
+
+def _template(run: Run, specs: Any, mesh: Mesh, init_optimizer: Callable[[Any], Any], reference: bool) -> TrainState:
+    """Returns shapes, dtypes and shardings of the state."""
+    params = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        model_params.abstract(specs, jnp.dtype(run.train.param_dtype)),
+        param_shardings(specs, mesh),
+    )
+    whole = NamedSharding(mesh, PartitionSpec())
+    # What the optimizer keeps for each parameter lies as the parameter does; its counters are everywhere.
+    opt_state = optax.tree_utils.tree_map_params(
+        init_optimizer,
+        lambda x, param: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding),
+        jax.eval_shape(init_optimizer, params),
+        params,
+        transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+    )
+    updates = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return TrainState(params, opt_state, updates, params if reference else None, ())
+
+
+def _shardings(template: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, template)
 
 
 def sampling(run: Run, prompts: int) -> Sampling:
@@ -131,45 +152,43 @@ def sampling(run: Run, prompts: int) -> Sampling:
     )
 
 
-def _warmup(run: Run, arch: models.Architecture, specs: Any) -> Stage:
-    warm = run.warmup
-    rate = schedule(warm.schedule, warm.learning_rate, warmup=warm.warmup_steps, total=warm.steps)
-    return _stage("warmup", run, build_recipe(warm.recipe), arch, specs, rate, warm.steps, warm.batch, parts=(1, 1))
-
-
-def _main(run: Run, arch: models.Architecture, specs: Any) -> Stage:
-    rate_of, train = run.optimizer, run.train
+def _stages(run: Run, arch: models.Architecture, specs: Any, mesh: Mesh) -> tuple[Stage, Stage]:
+    """Returns the warm-up and the main part."""
+    warm, rate_of, train = run.warmup, run.optimizer, run.train
+    warm_rate = schedule(warm.schedule, warm.learning_rate, warmup=warm.warmup_steps, total=warm.steps)
     updates = train.minibatches * train.epochs
-    rate = schedule(
-        rate_of.schedule,
-        rate_of.learning_rate,
-        warmup=rate_of.warmup_steps,
-        total=run.run.steps * updates,
-    )
-    parts = (train.minibatches, train.epochs)
-    recipe = build_recipe(run.recipe)
-    return _stage("train", run, recipe, arch, specs, rate, run.run.steps, run.rollout.prompts, parts=parts)
+    total = run.run.steps * updates
+    main_rate = schedule(rate_of.schedule, rate_of.learning_rate, warmup=rate_of.warmup_steps, total=total)
+    main_recipe = build_recipe(run.recipe)
+    reference = main_recipe.passes(updates)["reference"]
+    stage = functools.partial(_stage, run, arch, specs, mesh, reference=reference)
+    return (
+        stage("warmup", build_recipe(warm.recipe), warm_rate, steps=warm.steps, prompts=warm.batch, parts=(1, 1, 1)),
+        stage(
+            "train", main_recipe, main_rate, steps=run.run.steps, prompts=run.rollout.prompts,
+            parts=(train.epochs, train.minibatches, train.microbatches),
+        ),
+    )  # fmt: skip
 
 
 def _stage(
-    name: str,
     run: Run,
-    recipe: Recipe,
     arch: models.Architecture,
     specs: Any,
+    mesh: Mesh,
+    name: str,
+    recipe: Recipe,
     rate: optax.Schedule,
+    *,
     steps: int,
     prompts: int,
-    *,
-    parts: tuple[int, int],
+    parts: tuple[int, int, int],
+    reference: bool,
 ) -> Stage:
-    chain = optimizer(
-        rate,
-        model_params.decay_mask(specs),
-        **run.optimizer.model_dump(include={"b1", "b2", "eps", "weight_decay", "clip_norm"}),
-    )
-    minibatches, epochs = parts
-    microbatches = run.train.microbatches if name == "train" else 1
+    settings = run.optimizer.model_dump(include={"b1", "b2", "eps", "weight_decay", "clip_norm"})
+    chain = optimizer(rate, model_params.decay_mask(specs), **settings)
+    template = _template(run, specs, mesh, chain.init, reference)
+    epochs, minibatches, microbatches = parts
     return Stage(
         name=name,
         recipe=recipe,
@@ -179,11 +198,13 @@ def _stage(
         updates=minibatches * epochs,
         minibatches=minibatches,
         init_optimizer=chain.init,
+        template=template,
         assemble=programs.assemble_program(recipe),
         update=programs.update_program(
-            recipe, arch, chain, rate, minibatches=minibatches, microbatches=microbatches
+            recipe, arch, chain, rate,
+            minibatches=minibatches, microbatches=microbatches, shardings=_shardings(template),
         ),
-    )
+    )  # fmt: skip
 
 
 def _check_batch(run: Run, shards: int) -> None:

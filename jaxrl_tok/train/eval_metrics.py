@@ -1,4 +1,4 @@
-"""Statistics of held-out evaluation from which samples are right: pure NumPy, independent of the training reward.
+"""Statistics of held-out evaluation, from which samples are right; independent of the training reward.
 
 An answer that could not be checked counts as wrong: a model must not gain by making its checker fail.
 """
@@ -13,7 +13,7 @@ from jaxtyping import Bool
 def avg_at_k(correct: Bool[np.ndarray, "P K"]) -> float:
     """Mean accuracy of k samples a question, mean over questions.
 
-        avg@k = mean_p mean_k correct[p,k]
+    avg@k = mean_p mean_k correct[p,k]
     """
     return float(correct.mean())
 
@@ -23,8 +23,8 @@ def pass_at_k(correct: Bool[np.ndarray, "P N"], k: int) -> float:
 
         pass@k = mean_p (1 - C(n - c[p], k) / C(n, k)),    c[p] = sum_n correct[p,n]
 
-    Chen et al. 2021, eq. 1, https://arxiv.org/abs/2107.03374. The plug-in `1 - (1 - c/n)^k` is too low on average
-    where n is near k.
+    Chen et al. 2021, eq. 1, https://arxiv.org/abs/2107.03374. The plug-in `1 - (1 - c/n)^k` is too low on
+    average.
 
     Raises:
         ValueError: k is not between 1 and n.
@@ -44,9 +44,9 @@ def maj_at_k(answers: Sequence[Sequence[str | None]], correct: Bool[np.ndarray, 
 
         maj@k = mean_p correct[p, first k whose answer is the most frequent of p]
 
-    Wang et al. 2022, https://arxiv.org/abs/2203.11171. Answers are compared after `normalise`. Of equally frequent
-    ones the first to appear wins, so the result depends on nothing but the samples. A sample without an answer
-    (None, or empty) has no vote; a question without any answer is wrong.
+    Wang et al. 2022, https://arxiv.org/abs/2203.11171. Answers are compared after `normalise`. Of equally
+    frequent ones the first to appear wins. A sample without an answer (None, or empty) has no vote; a
+    question without any answer is wrong.
 
     Args:
         answers: what each sample answered, not its whole completion.

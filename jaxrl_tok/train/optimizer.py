@@ -26,12 +26,12 @@ def optimizer(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """AdamW after clipping the global gradient norm to `clip_norm` (0 = no limit); decay where `decay_mask` says.
+    """AdamW after clipping the global gradient norm to `clip_norm` (inf = no limit); decay where `decay_mask` says.
 
     Loshchilov & Hutter 2019, arXiv 1711.05101.
     """
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.clip_by_global_norm(clip_norm),
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(rate),

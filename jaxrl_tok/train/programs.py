@@ -77,6 +77,7 @@ def update_program(
     *,
     minibatches: int,
     microbatches: int,
+    shardings: TrainState,
 ) -> Callable[..., tuple[TrainState, dict[str, Leaf]]]:
     """Returns `f(state, batch, part) -> (state, metrics)`: one update on minibatch number `part`.
 
@@ -90,7 +91,8 @@ def update_program(
             state, batch, recipe=recipe, arch=arch, optimizer=optimizer, rate=rate, microbatches=microbatches
         )
 
-    return jax.jit(run, donate_argnums=0)
+    # The new state lies as the old one did; else the second call would compile again.
+    return jax.jit(run, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _take(x: Leaf, part: Leaf, parts: int) -> Leaf:

@@ -8,20 +8,18 @@ import numpy as np
 def rollout_metrics(mask: np.ndarray, truncated: np.ndarray) -> dict[str, float]:
     """Lengths and truncation of `[P, G, T]` completions; TRL's names."""
     lengths = mask.sum(-1)
-    ended = lengths[~truncated]
     return {
         "completions/mean_length": float(lengths.mean()),
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": float(truncated.mean()),
-        "completions/mean_terminated_length": float(ended.mean()) if ended.size else 0.0,
     }
 
 
 def reward_metrics(
     rewards: np.ndarray, valid: np.ndarray, parts: np.ndarray, outcomes: Mapping[str, Mapping[str, int]]
 ) -> dict[str, float]:
-    """Reward `[P, G]` over valid samples, its parts `[P, G, K]`, groups without variance, and outcomes as shares."""
+    """Reward `[P, G]` over valid samples, its parts `[P, G, K]`, groups without variance, and outcome counts."""
     metrics = {"reward": _mean(rewards[valid]), "reward_std": _group_std(rewards, valid)}
     groups = [row[ok] for row, ok in zip(rewards, valid, strict=True) if ok.any()]
     dead = [bool((row == row[0]).all()) for row in groups]
@@ -31,7 +29,7 @@ def reward_metrics(
         metrics[f"rewards/{name}/mean"] = _mean(column)
         metrics[f"rewards/{name}/std"] = float(column.std()) if column.size else 0.0
         for outcome, number in counts.items():
-            metrics[f"rewards/{name}/{outcome}"] = number / rewards.size
+            metrics[f"rewards/{name}/{outcome}"] = number
     return metrics
 
 

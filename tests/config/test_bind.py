@@ -44,6 +44,11 @@ def test_call_picks_its_arrays_and_passes_the_hyperparameters():
         bound({"rewards": "r"})
 
 
+def test_a_whole_number_is_a_fine_float():
+    hyper = bind(METHODS, "method", length=3, eps=2, cap=3).hyper
+    assert [type(hyper[key]) for key in ("length", "eps", "cap")] == [int, float, float]
+
+
 def test_bound_method_can_be_jitted():
     bound = bind(ADVANTAGES, "dr_grpo")
     fields = {"rewards": jnp.array([[1.0, 0.0]]), "mask": jnp.ones((1, 2, 1), bool)}

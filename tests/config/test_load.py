@@ -8,7 +8,6 @@ from jaxrl_tok.config.load import dump_toml, known, load_model, load_recipe, loa
 from jaxrl_tok.config.schema import LossTerm, Method
 from jaxrl_tok.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
 RESOLVED = Path(__file__).parent / "resolved"
 RUN = """
 model = "tiny"

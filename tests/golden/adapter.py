@@ -3,8 +3,8 @@
     run("rloo", {"mask": [[1], [1]], "reward": [1, 0], "group": [0, 0]})
 
 Inputs are nested lists; masks are 0 or 1, null in a list is a missing number, "inf" and "-inf" are numbers.
-Rows are flat `[B, T]` with a `group` id each. Everything runs in float64. To add a function, write it here with the case's
-input names as parameters and list it in `FUNCTIONS`.
+Rows are flat `[B, T]` with a `group` id each. Everything runs in float64. To add a function, write it here with
+the case's input names as parameters and list it in `FUNCTIONS`.
 """
 
 from collections.abc import Callable, Mapping

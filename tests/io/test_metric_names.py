@@ -15,7 +15,13 @@ def test_every_row_of_the_page_has_three_cells():
 
 
 def test_names_with_a_part_of_their_own_are_documented_by_their_pattern():
-    known = ["reward", "rewards/arithmetic/mean", "rewards/my.module:score/timed_out", "loss/kl", "eval/avg@8"]
+    known = [
+        "reward",
+        "rewards/arithmetic/mean",
+        "rewards/my.module:score/timed_out",
+        "loss/kl",
+        "eval/avg@8",
+    ]
     assert undocumented(known) == []
     assert undocumented(["reward", "rewards/a/b/mean", "eval/avg@", "loss/", "clip_ratio"]) == [
         "clip_ratio",

@@ -42,7 +42,9 @@ def test_numbers_come_back_exactly(tmp_path):
 
 def test_what_is_not_finite_is_null_and_named(tmp_path):
     with MetricsLog(tmp_path) as log:
-        log.write(1, {"loss": jnp.float32(np.nan), "grad_norm": float("inf"), "kl": float("-inf"), "reward": 0.0})
+        log.write(
+            1, {"loss": jnp.float32(np.nan), "grad_norm": float("inf"), "kl": float("-inf"), "reward": 0.0}
+        )
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert line == {
         "step": 1,
@@ -67,7 +69,9 @@ def test_a_line_is_in_the_file_when_the_call_returns(tmp_path):
 def test_completions_hold_every_field_and_any_text(tmp_path):
     text = 'quote " newline \n tab \t é \u2028 \x00 \x1b[31m 漢 \ud800'
     with MetricsLog(tmp_path) as log:
-        log.write_completions(2, [Completion(text, text, None, {"a": None}, None, True, "timed_out"), sample()])
+        log.write_completions(
+            2, [Completion(text, text, None, {"a": None}, None, True, "timed_out"), sample()]
+        )
     raw = (tmp_path / "completions.jsonl").read_bytes()
     assert raw.count(b"\n") == 2 and "漢".encode() in raw
     first, second = read_lines(tmp_path / "completions.jsonl")
@@ -111,7 +115,9 @@ def test_the_same_log_goes_on_after_its_cut(tmp_path):
     assert [row["reward"] for row in read_lines(tmp_path / "metrics.jsonl")] == [1 / 7, 9.0]
 
 
-@pytest.mark.parametrize("rest", [b"{", b'{"step": 3', b'{"step": 2, "reward": 1}', b"\x00\x00\x00\n", b"\xff\n", b"[3]\n"])
+@pytest.mark.parametrize(
+    "rest", [b"{", b'{"step": 3', b'{"step": 2, "reward": 1}', b"\x00\x00\x00\n", b"\xff\n", b"[3]\n"]
+)
 def test_a_half_written_last_line_is_cut_whatever_it_holds(tmp_path, rest):
     write_steps(tmp_path, 1, 2)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
@@ -138,7 +144,9 @@ def test_a_full_disk_gives_one_line_and_what_was_whole_stays(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     with MetricsLog(tmp_path) as log:
         log.write(1, {"reward": 0.5})
-        resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(tmp_path / "metrics.jsonl") + 10, limit[1]))
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (os.path.getsize(tmp_path / "metrics.jsonl") + 10, limit[1])
+        )
         try:
             with pytest.raises(CheckpointError, match=r"metrics.jsonl: cannot write: File too large$"):
                 log.write(2, {"reward": 0.5})

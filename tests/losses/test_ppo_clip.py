@@ -40,7 +40,7 @@ def test_dual_clip_caps_the_loss_of_bad_tokens_only():
     ratio, advantages = row(10, 10, 2), row(-1, 1, -1)
     np.testing.assert_allclose(loss(ratio, advantages), row(10, -1.2, 2), rtol=1e-6)
     np.testing.assert_allclose(loss(ratio, advantages, dual_clip=3.0), row(3, -1.2, 2), rtol=1e-6)
-    with pytest.raises(ConfigError, match="dual_clip = 0.5 must be above 1"):
+    with pytest.raises(ConfigError, match=r"dual_clip = 0\.5 must be above 1"):
         loss(ratio, advantages, dual_clip=0.5)
 
 

@@ -44,7 +44,8 @@ def test_the_protocol_imports_no_pickle():
         assert not names & {"pickle", "marshal", "shelve", "multiprocessing", "concurrent.futures"}, file
 
 
-def test_a_worker_is_light_and_off_the_accelerator():
+def test_a_worker_is_light_and_off_the_accelerator(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     modules = ["jax", "jaxlib", "numpy", "multiprocessing", "asyncio", "jaxrl_tok.rewards.worker"]
     specs = [RewardSpec("a", f"{HERE}:imported"), RewardSpec("b", f"{HERE}:environment")]
     with RewardPool(specs, workers=1) as pool:

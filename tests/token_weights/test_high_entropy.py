@@ -71,7 +71,7 @@ def test_batch_scope_in_shard_map_takes_an_axis_name():
     assert not np.allclose(sharded("batch", None), high_entropy(*arrays, renormalize=True))
 
 
-@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, 20])
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, 20.0])
 def test_fraction_outside_its_range_is_refused(fraction):
     with pytest.raises(ConfigError, match=r"fraction = .* must lie in \(0, 1\]"):
         high_entropy(jnp.ones((1, 1, 2)), jnp.ones((1, 1, 2), bool), fraction=fraction)

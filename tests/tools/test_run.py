@@ -174,6 +174,14 @@ def test_mistakes_get_a_message_and_change_nothing(tree, arguments, environment,
     assert not tree.log.exists()
 
 
+def test_a_folder_of_someone_elses_is_not_touched(tree, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work").write_text("dear")
+    status, _, err = tree.run("true", VENV=str(tmp_path / "mine"))
+    assert status == 2 and "not of tools/run's making" in err
+    assert (tmp_path / "mine" / "work").read_text() == "dear"
+
+
 def test_an_old_interpreter_is_refused_with_its_version(tree, tmp_path):
     old = tmp_path / "old-python"
     old.write_text(

@@ -1,0 +1,5 @@
+"""`python -m jaxrl_tok` is the command `jaxrl-tok`."""
+
+from jaxrl_tok.cli import main
+
+main()

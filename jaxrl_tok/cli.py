@@ -1,0 +1,87 @@
+"""The command `jaxrl-tok`. Heavy imports wait inside the commands: reward processes start before jax does."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxrl_tok.errors import JaxrlTokError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="Run file.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the run file; repeatable.")
+]
+
+
+def main() -> None:
+    """Runs a command; a mistake of the user ends it with one line and exit code 2, bad numbers with 3."""
+    from jaxrl_tok.errors import NumericsError
+
+    try:
+        app()
+    except JaxrlTokError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, NumericsError) else 2)
+
+
+@app.command()
+def train(path: RunFile, sets: Sets = None) -> None:
+    """Train, or go on with a run that was interrupted."""
+    from jaxrl_tok.train.session import train as run_training
+
+    sys.exit(run_training(path, sets or []))
+
+
+@app.command(name="eval")
+def evaluate(
+    path: RunFile,
+    sets: Sets = None,
+    step: Annotated[int | None, typer.Option(help="RL step of the checkpoint; the best one unless given.")] = None,
+) -> None:
+    """Evaluate a checkpoint of a run on its held-out questions."""
+    from jaxrl_tok.train.session import evaluate as run_evaluation
+
+    for name, value in run_evaluation(path, sets or [], step).items():
+        print(f"{name} {value:.4f}")
+
+
+@app.command()
+def sample(
+    path: RunFile,
+    prompt: Annotated[list[str], typer.Argument(help="Prompts to complete.")],
+    sets: Sets = None,
+    count: Annotated[int, typer.Option(min=1, help="Completions of each prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0 = greedy.")] = 0.0,
+    step: Annotated[int | None, typer.Option(help="RL step of the checkpoint; the best one unless given.")] = None,
+) -> None:
+    """Complete prompts with a checkpoint of a run."""
+    from jaxrl_tok.train.session import sample as run_sampling
+
+    for text, completions in zip(
+        prompt, run_sampling(path, sets or [], prompt, count, temperature, step), strict=True
+    ):
+        for completion in completions:
+            print(f"{text}{completion}")
+
+
+@app.command()
+def show(path: RunFile, sets: Sets = None) -> None:
+    """Print the resolved run, its derived sizes, and what each slot reads."""
+    from jaxrl_tok.train.show import show as describe
+
+    print(describe(path, sets or []))
+
+
+@app.command()
+def methods(
+    reads: Annotated[str | None, typer.Option(help="Only methods that read this array.")] = None,
+) -> None:
+    """Print the table of methods: what each reads, what it takes, where it comes from."""
+    from jaxrl_tok.train.show import methods as table
+
+    print(table(reads))
+
+

@@ -1,0 +1,112 @@
+"""What follows from a run: the sizes it comes to, and the keys that give its saved state its meaning."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrl_tok.config.schema import ModelConfig, Run
+from jaxrl_tok.errors import ShardingError
+
+# What a resumed run may change: names, places, what is written when, and how the work is laid out.
+FREE = (
+    *("run.name", "run.dir", "run.checkpoint_every", "run.keep_last", "run.keep_every"),
+    *("run.show_completions_every", "run.trackers", "rewards", "mesh", "rollout.slots"),
+    *("train.microbatches", "train.remat", "train.unroll", "model.name", "recipe.name", "warmup.recipe.name"),
+)
+
+
+def derived(run: Run, devices: int, vocab: int | None = None) -> dict[str, int]:
+    """Returns every size that the run comes to on so many devices.
+
+    Args:
+      run: the resolved run.
+      devices: devices in all, over all hosts.
+      vocab: size of the tokenizer, for the parameter count of a model that does not give its own.
+
+    Raises:
+      ShardingError: the devices do not fit the mesh.
+    """
+    mesh = mesh_sizes(run, devices)
+    shards = mesh["data"] * mesh["fsdp"]
+    rollout, train = run.rollout, run.train
+    group = rollout.group if run.recipe.source == "rollout" else 1
+    sequences = rollout.prompts * group
+    minibatch = rollout.prompts // train.minibatches
+    microbatch = minibatch // train.microbatches
+    updates = train.minibatches * train.epochs
+    slots = rollout.slots or rollout.prompts * rollout.group
+    sizes = {
+        "devices": devices,
+        **{f"mesh.{axis}": size for axis, size in mesh.items()},
+        "batch shards": shards,
+        "sequences a step": sequences,
+        "updates a step": updates,
+        "updates in all": updates * run.run.steps,
+        "sequences an update": minibatch * group,
+        "sequences a microbatch": microbatch * group,
+        "sequences a microbatch and shard": math.ceil(microbatch / shards) * group,
+        "slots a shard": math.ceil(slots / shards),
+        "positions a sequence": rollout.max_prompt + rollout.max_tokens,
+        # A prompt is computed once for its group.
+        "tokens a step": rollout.prompts * rollout.max_prompt + sequences * rollout.max_tokens,
+    }
+    vocab = run.model.vocab or vocab
+    if vocab is not None:
+        sizes |= {"vocabulary": vocab, "parameters": parameters(run.model, vocab)}
+    return sizes
+
+
+def mesh_sizes(run: Run, devices: int) -> dict[str, int]:
+    """Returns the devices along each axis of the mesh, with `data` filled.
+
+    Raises:
+      ShardingError: the axes do not multiply to the number of devices.
+    """
+    asked = run.mesh.model_dump()
+    others = math.prod(size for axis, size in asked.items() if axis != "data")
+    data = devices // others if run.mesh.data == -1 else run.mesh.data
+    if data * others != devices:
+        sizes = ", ".join(f"{axis} = {size}" for axis, size in asked.items())
+        raise ShardingError(f"mesh: {sizes}: does not fit {devices} devices")
+    return asked | {"data": data}
+
+
+def parameters(model: ModelConfig, vocab: int) -> int:
+    """Returns the number of parameters.
+
+    V*D (twice with an untied head) + D + layers * (2*D + 2*D*N*H + 2*D*K*H + 3*D*F), and by flags
+    (N + 2*K)*H biases and 2*H norm weights a layer.
+    """
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    layer = 2 * model.dim + 2 * model.dim * (queries + keys) + 3 * model.dim * model.ffw
+    layer += model.qkv_bias * (queries + 2 * keys) + model.qk_norm * 2 * model.head_dim
+    return vocab * model.dim * (1 if model.tied else 2) + model.dim + model.layers * layer
+
+
+def fingerprint(run: Run) -> dict[str, bool | int | float | str]:
+    """Returns the keys that give the saved state its meaning, flat: a resumed run must have the same.
+
+    `run.steps` is among them only where the learning rate depends on it, the warm-up only where there is one.
+    """
+    free = {*FREE, "run.steps"} if run.optimizer.schedule == "constant" else {*FREE}
+    table = run.model_dump()
+    if run.warmup.steps == 0:
+        table["warmup"] = {"steps": 0}
+    return {key: value for key, value in _flat(table).items() if not free & set(_prefixes(key))}
+
+
+def _prefixes(key: str) -> list[str]:
+    """Returns a dotted key and all tables it stands in."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _flat(value: Any, path: str = "") -> dict[str, bool | int | float | str]:
+    """Returns the leaves of nested tables and lists by dotted path; None is left out."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        below = [_flat(item, f"{path}.{key}" if path else str(key)) for key, item in items]
+        return {key: leaf for part in below for key, leaf in part.items()}
+    if value is None:
+        return {}
+    return {path: value if isinstance(value, bool | int | float | str) else str(value)}

@@ -1,0 +1,334 @@
+"""What a run file, a model file and a recipe file may say: one frozen model per section, no unknown keys.
+
+The text under each field is its reference: `docs/configuration.md` is generated from it.
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Mass = Annotated[float, Field(gt=0, le=1)]
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=True)]
+Text = Annotated[str, Field(min_length=1)]
+# Names of rewards and losses become metric names and parts of dotted `--set` paths.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+Tracker = Literal["tensorboard", "wandb"]
+Schedule = Literal["constant", "linear", "cosine"]
+Float = Literal["float32", "bfloat16"]
+
+# Printable ASCII and the newline: every built-in task can be written with it.
+ASCII = "".join(map(chr, range(32, 127))) + "\n"
+
+# The recipe's single slots, in the order in which they act; losses are named tables beside them.
+SLOTS = ("filter", "advantage", "token_weight", "ratio", "clip")
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, exact types, finite numbers, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class OpenSection(Section):
+    """A section whose other keys belong to what it names: a data source, a reward function, a method."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that the section itself does not know."""
+        return dict(self.model_extra or {})
+
+
+class RunSection(Section):
+    """Where a run lives, how long it lasts, what it writes."""
+
+    name: Text
+    """Name of the run. The run file's own name unless given."""
+    dir: Text
+    """Run folder: configuration, metrics, completions, checkpoints. `runs/NAME` unless given."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of initialisation, data order and sampling."""
+    steps: Natural = 100
+    """RL steps: one rollout batch and its updates each."""
+    checkpoint_every: Count = 20
+    """RL steps between checkpoints; the last step always has one."""
+    keep_last: Annotated[int, Field(ge=2)] = 2
+    """Newest checkpoints kept, so that a damaged one has another behind it."""
+    keep_every: Count | None = None
+    """Keep for good each checkpoint whose step is a multiple of this."""
+    show_completions_every: Natural = 20
+    """RL steps between tables of completions; 0 = never."""
+    trackers: Annotated[tuple[Tracker, ...], Field(strict=False)] = ("tensorboard",)
+    """Where metrics go besides `metrics.jsonl` and the terminal."""
+
+
+class DataSection(OpenSection):
+    """Where questions come from. Other keys are options of the source."""
+
+    source: Literal["arithmetic", "gym", "files", "tfds"] = "arithmetic"
+    """The built-in task, reasoning-gym's tasks, JSONL or Parquet files, or a TFDS builder."""
+    heldout_fraction: Fraction = 0.1
+    """Share of the questions, by the hash of their text, that only evaluation sees."""
+    overlong: Literal["error", "drop"] = "error"
+    """What a prompt longer than `rollout.max_prompt` does: stop the run, or be left out."""
+    shuffle: bool = True
+    """Shuffle by `run.seed`; false keeps the source's order."""
+
+
+class TokenizerSection(Section):
+    """How text becomes tokens."""
+
+    kind: Literal["characters", "folder"] = "characters"
+    """A token for each character, or a folder with a transformers tokenizer."""
+    alphabet: Text = ASCII
+    """Characters of the `characters` tokenizer. Printable ASCII and the newline unless given."""
+    path: Text | None = None
+    """Folder of the `folder` tokenizer, which holds its chat template as well."""
+
+
+class RolloutSection(Section):
+    """How completions are sampled in training."""
+
+    prompts: Count = 16
+    """Prompts a step (P). With a recipe on answers, the sequences a step."""
+    group: Count = 8
+    """Completions of each prompt (G)."""
+    max_prompt: Count = 64
+    """Longest prompt, in tokens (S)."""
+    max_tokens: Count = 64
+    """Longest completion, in tokens (T)."""
+    slots: Natural = 0
+    """Completions decoded at once on all devices; 0 = all (P * G)."""
+    temperature: Positive = 1.0
+    """Softmax temperature."""
+    top_k: Natural = 0
+    """Sample among the k likeliest tokens; 0 = all."""
+    top_p: Mass = 1.0
+    """Sample among the likeliest tokens that together hold this mass; 1 = all."""
+    min_p: Fraction = 0.0
+    """Sample among tokens with at least this share of the likeliest one's probability; 0 = all."""
+
+
+class RewardSection(OpenSection):
+    """One named reward. Other keys are passed to its function."""
+
+    function: Text
+    """`verifier` (the task's own), another built-in reward, or `module:function`."""
+    weight: float = 1.0
+    """Factor of this reward in the sum."""
+
+
+class RewardsSection(Section):
+    """The processes that run reward functions."""
+
+    workers: Count = 2
+    """Worker processes."""
+    timeout: Positive = 10.0
+    """Seconds for one sample, after which its worker is killed."""
+
+
+class Method(OpenSection):
+    """A method. Other keys are its hyperparameters."""
+
+    method: Text
+    """Name of the method. A bare string in place of the table means the same."""
+
+
+class LossTerm(Method):
+    """One named term of the objective. Other keys are hyperparameters of its method."""
+
+    weight: float = 1.0
+    """Factor of this term in the objective."""
+    reduction: Method
+    """How the term is averaged over tokens and sequences."""
+
+
+class RecipeConfig(Section):
+    """The algorithm: a method for each slot. A slot left out does nothing."""
+
+    name: str = ""
+    """Name of the recipe. Its file's own name unless given."""
+    source: Literal["rollout", "answers"] = "rollout"
+    """What is trained on: sampled completions, or the data's worked answers."""
+    filter: Method | None = None
+    """Which groups or completions train."""
+    advantage: Method | None = None
+    """What credit each token gets."""
+    token_weight: Method | None = None
+    """How much each token's credit counts."""
+    ratio: Method | None = None
+    """New policy over old: by token, segment, sequence."""
+    clip: Method | None = None
+    """How far each token's ratio may move."""
+    loss: Annotated[dict[Name, LossTerm], Field(min_length=1)]
+    """The terms of the objective, by name; each is divided by its own count."""
+
+
+class WarmupSection(Section):
+    """Training on worked answers before RL starts."""
+
+    steps: Natural = 0
+    """Updates before RL; 0 = none."""
+    batch: Count = 32
+    """Sequences an update."""
+    recipe: RecipeConfig
+    """Recipe of this stage, on answers: a name, a path or a table. `sft` unless given."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate; what is not said here is as in `optimizer`."""
+    schedule: Schedule = "constant"
+    """Learning rate after its peak: kept, or down to 0 at the end of the stage."""
+    warmup_steps: Natural = 0
+    """Updates over which the learning rate rises to its peak."""
+
+
+class OptimizerSection(Section):
+    """AdamW and its learning rate."""
+
+    # TRL and verl fine-tune a pretrained model by RL with this rate.
+    learning_rate: Positive = 1e-6
+    """Peak learning rate. The default suits a pretrained model of a billion parameters or more."""
+    schedule: Schedule = "constant"
+    """Learning rate after its peak: kept, or down to 0 at the last step."""
+    warmup_steps: Natural = 0
+    """Updates over which the learning rate rises to its peak."""
+    b1: Fraction = 0.9
+    """Decay of the gradient's running mean."""
+    b2: Fraction = 0.999
+    """Decay of the squared gradient's running mean."""
+    eps: Positive = 1e-8
+    """Added to the root of the squared gradient's mean."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled decay of matrices; norms and biases have none."""
+    clip_norm: Limit = 1.0
+    """Largest norm of the whole gradient; inf = no limit."""
+
+
+class TrainSection(Section):
+    """How a rollout batch becomes updates."""
+
+    minibatches: Count = 1
+    """Parts of a rollout batch, an update each."""
+    epochs: Count = 1
+    """Passes over a rollout batch; a step has minibatches * epochs updates."""
+    microbatches: Count = 1
+    """Parts of a minibatch whose gradients are added up; changes memory, not results."""
+    dtype: Float = "float32"
+    """Type of activations and matrix products."""
+    param_dtype: Float = "float32"
+    """Type of the stored parameters."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass computes again: nothing, whole layers, all but their matrix products."""
+    unroll: Count = 1
+    """Layers compiled side by side: faster, and slower to compile."""
+
+
+class MeshSection(Section):
+    """Devices along each axis of the mesh."""
+
+    data: Annotated[int, Field(ge=-1)] = -1
+    """Shards of a batch's prompts, each with all parameters; -1 = what the other axes leave."""
+    fsdp: Count = 1
+    """Shards of a batch's prompts and of each parameter."""
+    tensor: Count = 1
+    """Shards of heads, feed-forward and vocabulary."""
+    sequence: Count = 1
+    """Shards of the token axis."""
+    expert: Count = 1
+    """Shards of the experts."""
+
+
+class EvalSection(Section):
+    """Evaluation on held-out questions, at the start, at the end and in between."""
+
+    every: Natural = 0
+    """RL steps between evaluations; 0 = only at the start and at the end."""
+    prompts: Natural = 64
+    """Held-out questions; 0 = no evaluation."""
+    samples: Count = 8
+    """Completions of each, for avg@k, pass@k and maj@k; a greedy one comes on top."""
+    temperature: Positive = 1.0
+    """Softmax temperature of these completions."""
+    function: Text = "verifier"
+    """What says whether a completion is right (1.0), whatever the training reward is."""
+
+
+class ModelConfig(Section):
+    """A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, SwiGLU."""
+
+    name: str = ""
+    """Name of the model. Its file's own name unless given."""
+    layers: Count
+    """Layers."""
+    dim: Count
+    """Width of the residual stream (D)."""
+    heads: Count
+    """Query heads (N)."""
+    kv_heads: Count
+    """Key and value heads (K), a divisor of `heads`."""
+    head_dim: Count
+    """Size of a head (H), even."""
+    ffw: Count
+    """Width of the feed-forward part (F)."""
+    vocab: Count | None = None
+    """Rows of the embedding (V). The tokenizer's size unless given."""
+    rope_theta: Positive = 10_000.0
+    """Base of the rotary frequencies."""
+    norm_eps: Positive = 1e-6
+    """Added to the mean square in RMSNorm."""
+    qk_norm: bool = False
+    """RMSNorm on the queries and keys of each head."""
+    qkv_bias: bool = False
+    """Biases on queries, keys and values."""
+    tied: bool = True
+    """The output matrix is the embedding."""
+    scale_embedding: bool = False
+    """Multiply embeddings by the root of `dim`."""
+
+
+class Run(Section):
+    """A resolved run: every section, the model and the recipe."""
+
+    model: ModelConfig
+    """Name of a model, path of a model file, or its table."""
+    recipe: RecipeConfig
+    """Name of a recipe, path of a recipe file, or its table."""
+    run: RunSection
+    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    rollout: RolloutSection = RolloutSection()
+    reward: dict[Name, RewardSection] = {}
+    """The rewards, by name; their weighted sum is what trains."""
+    rewards: RewardsSection = RewardsSection()
+    warmup: WarmupSection
+    optimizer: OptimizerSection = OptimizerSection()
+    train: TrainSection = TrainSection()
+    mesh: MeshSection = MeshSection()
+    eval: EvalSection = EvalSection()
+
+
+class Slot(NamedTuple):
+    """One filled place of a recipe, ready to be bound to a function."""
+
+    slot: str  # "advantage", "loss", "reduction", ...
+    path: str  # dotted path as in the recipe file, for errors
+    method: str
+    hyper: dict[str, Any]
+
+
+def slots(recipe: RecipeConfig) -> list[Slot]:
+    """Returns every filled slot of a recipe, in the order in which they act; a loss before its reduction."""
+    single = [(slot, getattr(recipe, slot)) for slot in SLOTS]
+    filled = [Slot(slot, slot, m.method, m.options) for slot, m in single if m is not None]
+    for name, term in recipe.loss.items():
+        path, reduction = f"loss.{name}", term.reduction
+        filled.append(Slot("loss", path, term.method, term.options))
+        filled.append(Slot("reduction", f"{path}.reduction", reduction.method, reduction.options))
+    return filled

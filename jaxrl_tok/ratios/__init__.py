@@ -1,0 +1,9 @@
+"""Ratios: the current policy over the old one, per token, segment or sequence."""
+
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from jaxrl_tok.ratios.token import token as token
+
+RATIOS: dict[str, Callable[..., Float[Array, "B T"]]] = {f.__name__: f for f in (token,)}

@@ -1,0 +1,144 @@
+"""What became of each sample of a batch under each reward, while it is scored and afterwards."""
+
+import dataclasses
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+OUTCOMES = ("scored", "abstained", "timed_out", "crashed")
+MOST_ERRORS = 5  # lines of one batch
+MOST_TIMEOUTS = 0.05  # fraction of a batch above which the user is warned
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardBatch:
+    """The rewards of N completions from K reward functions."""
+
+    rewards: Float[np.ndarray, "N"]  # f32, weighted sum of the parts that are there; 0 where not valid
+    valid: Bool[np.ndarray, "N"]  # some weighted part has a score and none timed out or crashed
+    parts: Float[np.ndarray, "N K"]  # f32, unweighted; NaN where there is no score
+    outcomes: Mapping[str, Mapping[str, int]]  # by reward: how many samples scored, abstained, ...
+    errors: Sequence[str]  # a few distinct lines
+
+    def warnings(self, most: float = MOST_TIMEOUTS) -> list[str]:
+        """Returns a line for each reward that timed out on more than the fraction `most` of the batch."""
+        count = len(self.rewards)
+        return [
+            f"reward {name!r}: {o['timed_out']} of {count} samples ({o['timed_out'] / count:.0%}) timed out "
+            "and do not train; raise the timeout or make it faster"
+            for name, o in self.outcomes.items()
+            if o["timed_out"] > most * count
+        ]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Task:
+    """Samples for one call of one reward function; the order is that of the work."""
+
+    round: int  # 0: a chunk; i + 1: sample i of a chunk, alone (also after a death while it was idle)
+    number: int
+    function: int
+    samples: tuple[int, ...] = dataclasses.field(compare=False)
+
+
+class Board:
+    """The open tasks of one batch and the outcomes so far."""
+
+    def __init__(self, count: int, functions: int, chunk: int) -> None:
+        self.values = np.full((count, functions), np.nan)
+        self.outcome = np.full((count, functions), "", dtype=object)
+        self.messages: dict[tuple[int, int], str] = {}  # (function, sample): why it crashed or was stopped
+        starts = [(k, i) for i in range(0, count, chunk) for k in range(functions)]
+        self.untried = [len(range(0, count, chunk))] * functions  # chunks that had no answer yet
+        self.tasks = [
+            Task(0, number, k, tuple(range(i, min(i + chunk, count)))) for number, (k, i) in enumerate(starts)
+        ]
+
+    def next(self) -> Task:
+        """Takes an open task: first the chunks, then the first sample of each that failed, and so on."""
+        return heapq.heappop(self.tasks)
+
+    def settle(self, task: Task, answer: Mapping[str, Any]) -> None:
+        """Notes the outcomes of a task, or opens a task for each of its samples to find the guilty one."""
+        kind, k = answer["kind"], task.function
+        self.untried[k] -= task.round == 0
+        if kind == "values":
+            wrong = {int(i): message for i, message in answer["wrong"].items()}
+            for i, (sample, score) in enumerate(zip(task.samples, answer["scores"], strict=True)):
+                if i in wrong:
+                    self._fail("crashed", k, sample, wrong[i])
+                else:
+                    self.values[sample, k] = np.nan if score is None else score
+                    self.outcome[sample, k] = "abstained" if score is None else "scored"
+        elif kind == "broken" or task.round > 0 or (len(task.samples) == 1 and kind != "died"):
+            outcome = "timed_out" if kind == "timed_out" else "crashed"
+            prefix = "its process " if kind == "died" else ""
+            for sample in task.samples:
+                self._fail(outcome, k, sample, prefix + answer["message"])
+        else:
+            for i, sample in enumerate(task.samples):
+                heapq.heappush(self.tasks, Task(i + 1, task.number, k, (sample,)))
+
+    def _fail(self, outcome: str, function: int, sample: int, message: str) -> None:
+        self.outcome[sample, function] = outcome
+        self.messages[function, sample] = message
+
+    def answered(self, function: int) -> bool:
+        """Whether any sample was scored, or abstained from, so far."""
+        return bool(np.isin(self.outcome[:, function], OUTCOMES[:2]).any())
+
+    def failed(self, function: int) -> int:
+        """Returns how many samples timed out or crashed so far."""
+        return int(np.isin(self.outcome[:, function], OUTCOMES[2:]).sum())
+
+
+def collect(
+    board: Board,
+    names: Sequence[str],
+    labels: Sequence[str],
+    weights: Sequence[float],
+    prompts: Sequence,
+    timeout: float,
+) -> RewardBatch:
+    """Sums up a finished board."""
+    weight = np.asarray(weights, np.float64)
+    scored = board.outcome == "scored"
+    failed = (board.outcome == "timed_out") | (board.outcome == "crashed")
+    counts = weight != 0
+    valid = (scored & counts).any(1) & ~(failed & counts).any(1)
+    total = np.where(scored, board.values, 0.0) @ weight
+    outcomes = {
+        name: {o: int((board.outcome[:, k] == o).sum()) for o in OUTCOMES} for k, name in enumerate(names)
+    }
+    return RewardBatch(
+        rewards=np.where(valid, total, 0.0).astype(np.float32),
+        valid=valid,
+        parts=board.values.astype(np.float32),
+        outcomes=outcomes,
+        errors=_errors(board, labels, prompts, timeout),
+    )
+
+
+def failure(board: Board, function: int, label: str, timeout: float) -> str:
+    """Returns what the first failed sample of a function met."""
+    sample = min(i for k, i in board.messages if k == function)
+    if board.outcome[sample, function] == "timed_out":
+        return f"{label}: timed out after {timeout:g} s"
+    return f"{label}: {board.messages[function, sample]}"
+
+
+def _errors(board: Board, labels: Sequence[str], prompts: Sequence, timeout: float) -> list[str]:
+    samples: dict[str, list[int]] = {}
+    for (k, sample), message in sorted(board.messages.items()):
+        late = board.outcome[sample, k] == "timed_out"
+        line = f"{labels[k]}: " + (f"timed out after {timeout:g} s" if late else message)
+        samples.setdefault(line, []).append(sample)
+    lines = [
+        f"{line}; {len(hit)} of {len(prompts)} samples, first prompt {str(prompts[hit[0]])[:80]!r}"
+        for line, hit in samples.items()
+    ]
+    more = len(lines) - MOST_ERRORS
+    return lines[:MOST_ERRORS] + ([f"and {more} more kinds of failure"] if more > 0 else [])

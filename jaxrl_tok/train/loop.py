@@ -1,0 +1,275 @@
+"""The one training loop, and the only place of its side effects: data, rewards, checkpoints, logs, signals."""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_tok.config.load import dump_toml
+from jaxrl_tok.errors import NumericsError
+from jaxrl_tok.io.checkpoint import Checkpoints
+from jaxrl_tok.io.console import RunConsole
+from jaxrl_tok.io.data import Batches, Data
+from jaxrl_tok.io.files import replace_atomically
+from jaxrl_tok.io.metrics import Completion, MetricsLog
+from jaxrl_tok.io.trackers import Trackers
+from jaxrl_tok.rewards.pool import RewardPool
+from jaxrl_tok.sharding.place import shard_batch, to_host
+from jaxrl_tok.train import rl
+from jaxrl_tok.train.alerts import alerts
+from jaxrl_tok.train.answers import answer_arrays
+from jaxrl_tok.train.build import Build, Stage, fresh_stage, init_state
+from jaxrl_tok.train.evaluate import evaluate
+from jaxrl_tok.types import Batch, Prompts, TrainState
+
+FINISHED, STOPPED = 0, 143  # exit codes; 143 = 128 + SIGTERM, so that a launcher starts the run again
+
+
+class Loop:
+    """A run in progress. `index` counts finished steps: the warm-up's first, then the main part's."""
+
+    def __init__(
+        self, built: Build, data: Data, checkpoints: Checkpoints, pool: RewardPool | None, judge: RewardPool | None
+    ):
+        self.built, self.run, self.data = built, built.run, data
+        self.checkpoints, self.pool, self.judge = checkpoints, pool, judge
+        self.folder = checkpoints.folder.parent
+        self.console = RunConsole()
+        self.questions = data.collate(data.heldout(self.run.eval.prompts)) if self.run.eval.prompts else None
+        self.state: TrainState = None  # type: ignore[assignment]  # set by `start`
+        self.index = 0
+        self.best = -1.0
+        self.num_tokens = 0
+        self.steps_without_end = 0
+        self.begun = False  # the main part: its optimizer is made and the start evaluated
+        self.stop = False
+        self.saving = 0.0  # seconds that the loop waited for saves, not yet reported
+
+    @property
+    def warm(self) -> int:
+        """Steps of the warm-up."""
+        return self.built.warmup.steps
+
+    @property
+    def last(self) -> int:
+        """The index at which the run is finished."""
+        return self.warm + self.built.main.steps
+
+    def start(self) -> None:
+        """Restores the newest checkpoint, or initialises; cuts the logs back to it; opens everything."""
+        restored = self.checkpoints.restore(self.built.main.template)
+        host: dict[str, Any] = {} if restored is None else restored.host
+        if restored is None:
+            self.state = init_state(self.built)
+        else:
+            self.state, self.index = restored.state, restored.step
+            self.begun = self.index >= self.warm
+            self.best, self.num_tokens = host["best"], host["num_tokens"]
+            self.steps_without_end = host["steps_without_end"]
+            self.console.print(f"resumed at {self._name(self.index)} from {self.checkpoints.folder}")
+        write = dump_toml(self.run).encode()
+        replace_atomically(self.folder / "config.toml", lambda file: file.write(write))
+        self.log, self.warm_log = MetricsLog(self.folder), MetricsLog(self.folder / "warmup")
+        self.log.cut(self.index - self.warm if self.index >= self.warm and restored else None)
+        self.warm_log.cut(min(self.index, self.warm))
+        self.trackers = Trackers(
+            self.run.run.trackers,
+            self.folder,
+            resumed_at=max(self.index - self.warm, 0) if restored else None,
+            config=self.run.model_dump(),
+            warn=lambda line: self.console.warn("tracker", line),
+        )
+        self.batches = {stage.name: self._batches(stage, host) for stage in (self.built.warmup, self.built.main)}
+
+    def steps(self) -> int:
+        """Runs to the end, or to a signal; returns the exit code."""
+        with _stop_on_signal(self):
+            if self.index < self.warm:
+                self._stage(self.built.warmup, 0, self.warm)
+            # Even when told to stop: a checkpoint at this index is one of the main part.
+            if self.index == self.warm and not self.begun:
+                self._begin_main()
+            if not self.stop:
+                self._stage(self.built.main, self.warm, self.last)
+        if self.stop:
+            self._save()
+            self.checkpoints.wait()
+            self.console.print(f"stopped by a signal at {self._name(self.index)}; the same command goes on from there")
+            return STOPPED
+        self.checkpoints.wait()
+        self.console.print(f"finished: {self.folder}")
+        return FINISHED
+
+    def close(self) -> None:
+        """Closes what `start` opened."""
+        self.console.close()
+        for batches in self.batches.values():
+            batches.close()
+        self.trackers.close()
+        self.log.close()
+        self.warm_log.close()
+
+    def _begin_main(self) -> None:
+        """After the warm-up: a new optimizer, the reference, the evaluation of the start."""
+        if self.warm:
+            self.state = fresh_stage(self.built.main, self.state.params)
+        self.begun = True
+        self.console.stage("train", self.built.main.steps)
+        self._record(0, self._evaluated(force=True), [], main=True)
+        self._save()
+
+    def _stage(self, stage: Stage, start: int, end: int) -> None:
+        self.console.stage(stage.name, end - start, done=self.index - start)
+        while self.index < end and not self.stop:
+            step = self.index - start + 1
+            if stage.recipe.source == "rollout":
+                assert self.pool is not None  # the caller makes one wherever a recipe rolls out
+                metrics, completions = rl.rollout_step(self, stage, step)
+            else:
+                metrics, completions = self._answers_step(stage), []
+            self.index += 1
+            main = stage is self.built.main
+            if main:
+                metrics |= self._evaluated(force=self.index == end)
+                self._warn(metrics)
+            self._record(step, metrics, completions, main)
+            if self._is_due(step, main):
+                self._save()
+
+    def _answers_step(self, stage: Stage) -> dict[str, Any]:
+        """One step on worked answers: no rollouts, no rewards."""
+        began = time.perf_counter()
+        questions = next(self.batches[stage.name])
+        tokens, mask = answer_arrays(questions, self.data.tokenizer, self.run.rollout.max_tokens)
+        prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
+        fields = {"tokens": tokens, "mask": mask, "valid": np.ones(mask.shape[:2], bool)}
+        temperature = np.ones(mask.shape[:2], np.float32)
+        placed = shard_batch((prompts, fields, temperature), self.built.mesh)
+        metrics = self.update(stage, stage.assemble(*placed, None))
+        self.num_tokens += int(mask.sum() + questions.lengths.sum())
+        spent = time.perf_counter() - began
+        return metrics | {
+            "num_tokens": self.num_tokens,
+            "time/step": spent,
+            "perf/tokens_per_second": float(mask.sum()) / spent,
+        }
+
+    def update(self, stage: Stage, batch: Batch) -> dict[str, Any]:
+        """All updates on one batch; returns the last one's metrics, but the first one's mismatch to the sampler.
+
+        Raises:
+          NumericsError: a loss or gradient is not finite. The state is then that of the update before.
+        """
+        first: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
+        for update in range(stage.updates):
+            part = update % stage.minibatches
+            self.state, metrics = stage.update(self.state, batch, jnp.int32(part))
+            metrics = {name: value.item() for name, value in to_host(metrics).items()}
+            first = first or metrics
+            self._check_finite(metrics, batch)
+        return metrics | {name: value for name, value in first.items() if name.startswith("sampling/")}
+
+    def _check_finite(self, metrics: dict[str, Any], batch: Batch) -> None:
+        wrong = [name for name in metrics if name.startswith("loss/") and not np.isfinite(metrics[name])]
+        if not wrong and np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):
+            return
+        name = self._name(self.index + 1)
+        path = self.folder / f"nonfinite_{name.replace(' ', '_')}.npz"
+        leaves = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(to_host(batch))}
+        replace_atomically(path, lambda file: np.savez(file, **leaves))
+        term = ", ".join(wrong) if wrong else "the gradient"
+        raise NumericsError(
+            f"{name}: {term} is not finite; its batch is in {path}, the last checkpoint is "
+            f"{self.checkpoints.latest()}, and the update was not applied"
+        )
+
+    def _evaluated(self, *, force: bool) -> dict[str, Any]:
+        """Evaluates where it is due."""
+        step = self.index - self.warm
+        every = self.run.eval.every
+        if self.questions is None or not (force or (every and step % every == 0)):
+            return {}
+        assert self.judge is not None  # the caller makes one wherever there are questions
+        began = time.perf_counter()
+        metrics = evaluate(self.built, self.state.params, self.questions, self.data.tokenizer, self.judge)
+        return metrics | {"time/eval": time.perf_counter() - began}
+
+    def _record(self, step: int, metrics: dict[str, Any], completions: list[Completion], main: bool) -> None:
+        metrics["time/checkpoint"], self.saving = self.saving, 0.0
+        log = self.log if main else self.warm_log
+        log.write_completions(step, completions)
+        log.write(step, metrics)
+        if main:
+            self.trackers.log(step, metrics)
+        self.console.step(step, metrics)
+        every = self.run.run.show_completions_every
+        if completions and every and step % every == 0:
+            self.console.table(step, completions[:: max(1, len(completions) // 4)][:4])
+        score = metrics.get(f"eval/avg@{self.run.eval.samples}", -1.0)
+        if score > self.best:
+            self.best = score
+            self._save(best=True)
+
+    def _warn(self, metrics: dict[str, Any]) -> None:
+        ended = metrics.get("completions/clipped_ratio", 0.0) < 1
+        self.steps_without_end = 0 if ended else self.steps_without_end + 1
+        found = alerts(metrics, dtype=self.run.train.dtype, steps_without_end=self.steps_without_end)
+        for kind, line in found.items():
+            self.console.warn(kind, line)
+
+    def _is_due(self, step: int, main: bool) -> bool:
+        if not main and self.index == self.warm:
+            return False  # saved when the main part has begun
+        return step % self.run.run.checkpoint_every == 0 or self.index == self.last
+
+    def _save(self, *, best: bool = False) -> None:
+        """Saves in the background."""
+        began = time.perf_counter()
+        host = {
+            "best": self.best,
+            "num_tokens": self.num_tokens,
+            "steps_without_end": self.steps_without_end,
+            "data": {name: batches.state() for name, batches in self.batches.items()},
+            "config": json.loads(self.run.model_dump_json()),
+        }
+        self.checkpoints.save(self.index, self.state, host, best=best)
+        self.saving += time.perf_counter() - began
+
+    def _batches(self, stage: Stage, host: dict[str, Any]) -> Batches:
+        # The warm-up and the main part draw in orders of their own.
+        seed = self.run.run.seed if stage is self.built.main else self.run.run.seed + 2**32
+        batches = self.data.batches(
+            stage.prompts, seed=seed, shuffle=self.run.data.shuffle, items=stage.prompts * stage.steps or None
+        )
+        if "data" in host:
+            batches.restore(host["data"][stage.name])
+        return batches
+
+    def _name(self, index: int) -> str:
+        return f"step {index - self.warm}" if index >= self.warm else f"warm-up step {index}"
+
+
+@contextlib.contextmanager
+def _stop_on_signal(loop: Loop) -> Iterator[None]:
+    """Lets SIGTERM and SIGINT end the loop after the step in progress; a second one ends it at once."""
+
+    def handle(number: int, frame: Any) -> None:
+        loop.stop = True
+        for name in before:
+            signal.signal(name, before[name])
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+    for name in before:
+        signal.signal(name, handle)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

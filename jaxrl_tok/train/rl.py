@@ -1,0 +1,138 @@
+"""One RL step: roll out, score, reward, assemble, update."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_tok.io.data import Batch as Questions
+from jaxrl_tok.io.metrics import Completion
+from jaxrl_tok.rewards.batch import RewardBatch
+from jaxrl_tok.sharding.place import shard_batch, to_host
+from jaxrl_tok.train.build import Stage, sampling
+from jaxrl_tok.train.evaluate import completion_texts, repeat
+from jaxrl_tok.train.programs import TRAIN
+from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
+from jaxrl_tok.types import Batch, Prompts, Rollouts
+
+if TYPE_CHECKING:
+    from jaxrl_tok.train.loop import Loop
+
+
+def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any], list[Completion]]:
+    """Takes one step on sampled completions; returns its metrics and the completions as text."""
+    clock = _Clock()
+    questions = next(loop.batches[stage.name])
+    prompts = shard_batch(Prompts(questions.tokens, questions.lengths, questions.ids), loop.built.mesh)
+    asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
+    rollouts, _ = loop.built.rollout(loop.state.params, prompts, asked, jnp.int32(TRAIN), jnp.int32(step))
+    host: Rollouts = to_host(rollouts)
+    clock.lap("time/rollout")
+    # The scoring passes run on the device while the rewards run in their processes.
+    scored = _scores(loop, stage, prompts, rollouts)
+    texts = completion_texts(host, loop.data.tokenizer)
+    rewards = _rewards(loop, stage, questions, texts)
+    clock.lap("time/reward")
+    batch = stage.assemble(prompts, *_fields(loop, stage, rollouts, rewards, scored, step))
+    clock.lap("time/score")
+    metrics = loop.update(stage, batch)
+    clock.lap("time/update")
+    tokens = int(host.mask.sum())
+    loop.num_tokens += tokens + int(questions.lengths.sum()) * stage.group
+    grid = host.mask.shape[:2]
+    metrics |= rollout_metrics(host.mask, host.truncated)
+    parts = rewards.parts.reshape(*grid, -1)
+    metrics |= reward_metrics(rewards.rewards.reshape(grid), rewards.valid.reshape(grid), parts, rewards.outcomes)
+    metrics["frac_trainable"] = float(np.mean(to_host(batch.fields["valid"])))
+    metrics["num_tokens"] = loop.num_tokens
+    metrics |= clock.laps | {"time/step": clock.total(), "perf/tokens_per_second": tokens / clock.total()}
+    return metrics, _completions(questions, texts, rewards, host, batch)
+
+
+def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts) -> dict[str, Any]:
+    """Runs the passes that the recipe reads, and no others."""
+    passes = stage.recipe.passes(stage.updates)
+    scored = {}
+    if passes["old"]:
+        old = loop.built.score(loop.state.params, prompts, rollouts, loop.built.filtered)
+        scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy}
+    if passes["reference"]:
+        reference = loop.built.score(loop.state.ref_params, prompts, rollouts, loop.built.filtered)
+        scored["ref_logprobs"] = reference.logprobs
+    return scored
+
+
+def _rewards(loop: "Loop", stage: Stage, questions: Questions, texts: list[str]) -> RewardBatch:
+    assert loop.pool is not None
+    columns = {name: repeat(values, stage.group) for name, values in questions.columns.items()}
+    rewards = loop.pool.score(repeat(questions.prompts, stage.group), texts, columns)
+    for line in rewards.warnings():
+        loop.console.warn("timeouts", line)
+    for line in rewards.errors:
+        loop.console.warn(line.split(":")[0], line)
+    return rewards
+
+
+def _fields(
+    loop: "Loop", stage: Stage, rollouts: Rollouts, rewards: RewardBatch, scored: dict[str, Any], step: int
+) -> tuple[dict[str, Any], Any, Any]:
+    """Returns the arrays that methods read, by name, and how the completions were sampled."""
+    grid = rollouts.mask.shape[:2]
+    reads = stage.recipe.assemble_reads | stage.recipe.step_reads
+    host = {
+        "rewards": rewards.rewards.reshape(grid),
+        "valid": rewards.valid.reshape(grid),
+        "reward_parts": rewards.parts.reshape(*grid, -1),
+    }
+    fields = shard_batch({k: v for k, v in host.items() if k in reads or k == "valid"}, loop.built.mesh)
+    fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
+    fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
+    fields |= {"progress": jnp.float32(step / max(stage.steps, 1)), "step": jnp.int32(step)}
+    return fields, rollouts.temperature, rollouts.keep_thresholds if loop.built.filtered else None
+
+
+def _completions(
+    questions: Questions, texts: list[str], rewards: RewardBatch, rollouts: Rollouts, batch: Batch
+) -> list[Completion]:
+    group = rollouts.mask.shape[1]
+    advantages = to_host(batch.fields["advantages"])
+    counts = np.maximum(rollouts.mask.sum(-1), 1)
+    means = (np.where(rollouts.mask, advantages, 0).sum(-1) / counts).reshape(-1)
+    truncated = rollouts.truncated.reshape(-1)
+    names = list(rewards.outcomes)
+    return [
+        Completion(
+            prompt=_text(questions.prompts[i // group]),
+            completion=text,
+            reward=float(rewards.rewards[i]) if rewards.valid[i] else None,
+            parts={name: _score(rewards.parts[i, k]) for k, name in enumerate(names)},
+            advantage=float(means[i]),
+            truncated=bool(truncated[i]),
+            outcome="scored" if rewards.valid[i] else "no reward",
+        )
+        for i, text in enumerate(texts)
+    ]
+
+
+def _text(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+def _score(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+class _Clock:
+    """Names the seconds since the last lap."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._began = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+    def total(self) -> float:
+        return time.perf_counter() - self._began

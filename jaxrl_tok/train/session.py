@@ -1,0 +1,155 @@
+"""From a run file to a run: opens what a command needs, in an order that lets reward processes start first."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrl_tok.config.load import load_run
+from jaxrl_tok.config.schema import Run
+from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
+from jaxrl_tok.rewards.pool import RewardPool, RewardSpec
+
+
+def train(path: Path, sets: Sequence[str]) -> int:
+    """Trains until the run is finished or told to stop; returns the exit code."""
+    run = load_run(path, sets)
+    with contextlib.ExitStack() as stack:
+        pool, judge = _training_pool(stack, run, path), _judge(stack, run, path)
+        from jaxrl_tok.config.derived import fingerprint
+        from jaxrl_tok.io.checkpoint import Checkpoints
+        from jaxrl_tok.train.loop import Loop
+
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                Path(run.run.dir) / "checkpoints",
+                keep_last=run.run.keep_last,
+                keep_every=run.run.keep_every,
+                fingerprint=fingerprint(run),
+            )
+        )
+        built, data = _build(run)
+        loop = Loop(built, data, checkpoints, pool, judge)
+        loop.start()
+        with contextlib.closing(loop):
+            return loop.steps()
+
+
+def evaluate(path: Path, sets: Sequence[str], step: int | None) -> dict[str, float]:
+    """Evaluates a checkpoint on the run's held-out questions."""
+    run = load_run(path, sets)
+    if not run.eval.prompts:
+        raise ConfigError(f"{path}: eval.prompts = 0: expected how many held-out questions to evaluate on")
+    with contextlib.ExitStack() as stack:
+        judge = _judge(stack, run, path)
+        assert judge is not None
+        built, data = _build(run)
+        from jaxrl_tok.train.evaluate import evaluate as measure
+
+        params = _restore(built, run, step)
+        questions = data.collate(data.heldout(run.eval.prompts))
+        return measure(built, params, questions, data.tokenizer, judge)
+
+
+def sample(
+    path: Path, sets: Sequence[str], prompts: Sequence[str], count: int, temperature: float, step: int | None
+) -> list[list[str]]:
+    """Returns `count` completions of each prompt."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxrl_tok.sharding.mesh import batch_shards
+    from jaxrl_tok.sharding.place import shard_batch, to_host
+    from jaxrl_tok.train.evaluate import completion_texts
+    from jaxrl_tok.train.programs import EVAL
+    from jaxrl_tok.types import Prompts, Sampling
+
+    run = load_run(path, sets)
+    built, data = _build(run)
+    params = _restore(built, run, step)
+    shards = batch_shards(built.mesh)
+    padded = [*prompts, *[prompts[0]] * (-len(prompts) % shards)]
+    tokens = np.full((len(padded), run.rollout.max_prompt), data.tokenizer.pad_id, np.int32)
+    lengths = np.zeros(len(padded), np.int32)
+    for i, prompt in enumerate(padded):
+        ids = data.tokenizer.render(prompt)
+        if not 0 < len(ids) <= run.rollout.max_prompt:
+            raise DataError(f"prompt {prompt!r:.80}: {len(ids)} tokens, expected 1 to {run.rollout.max_prompt}")
+        tokens[i, len(tokens[i]) - len(ids) :], lengths[i] = ids, len(ids)
+    shape, settings = (len(padded), count), run.rollout
+    asked = Sampling(
+        limit=np.full(shape, settings.max_tokens, np.int32),
+        temperature=np.full(shape, temperature, np.float32),
+        top_k=np.full(shape, settings.top_k, np.int32),
+        top_p=np.full(shape, settings.top_p, np.float32),
+        min_p=np.full(shape, settings.min_p, np.float32),
+    )
+    placed = shard_batch((Prompts(tokens, lengths, np.arange(len(padded), dtype=np.int32)), asked), built.mesh)
+    rollouts, _ = built.rollout(params, *placed, jnp.int32(EVAL), jnp.int32(0))
+    texts = completion_texts(to_host(rollouts), data.tokenizer)
+    return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
+
+
+def open_data(run: Run) -> Any:
+    """Returns the run's `Data`: source, tokenizer and split."""
+    from jaxrl_tok.io import tokenizer as tokenizers
+    from jaxrl_tok.io.data import Data
+    from jaxrl_tok.io.data_sources import open_source
+
+    settings = run.tokenizer
+    if settings.kind == "characters":
+        tokenizer = tokenizers.characters(settings.alphabet)
+    else:
+        assert settings.path is not None  # checked with the config
+        tokenizer = tokenizers.load(settings.path)
+    return Data(
+        open_source(run.data.source, **run.data.options),
+        tokenizer,
+        max_prompt=run.rollout.max_prompt,
+        heldout_fraction=run.data.heldout_fraction,
+        overlong=run.data.overlong,
+    )
+
+
+def _build(run: Run) -> tuple[Any, Any]:
+    data = open_data(run)
+    from jaxrl_tok.train.build import build
+
+    return build(run, data.tokenizer), data
+
+
+def _training_pool(stack: contextlib.ExitStack, run: Run, path: Path) -> RewardPool | None:
+    if run.recipe.source != "rollout":
+        return None
+    if not run.reward:
+        raise ConfigError(f'{path}: recipe {run.recipe.name} rolls out, but there is no [reward.NAME] table')
+    specs = [RewardSpec(name, r.function, r.weight, r.options) for name, r in run.reward.items()]
+    return stack.enter_context(_pool(specs, run, path, run.rewards.workers))
+
+
+def _judge(stack: contextlib.ExitStack, run: Run, path: Path) -> RewardPool | None:
+    if not run.eval.prompts:
+        return None
+    return stack.enter_context(_pool([RewardSpec("eval", run.eval.function)], run, path, workers=1))
+
+
+def _pool(specs: Sequence[RewardSpec], run: Run, path: Path, workers: int) -> RewardPool:
+    # Its import takes seconds, which must not count against the first sample's timeout.
+    warm_up = ["jaxrl_tok.tasks.gym:reasoning_gym"] if run.data.source == "gym" else []
+    timeout = run.rewards.timeout
+    return RewardPool(specs, workers=workers, timeout=timeout, paths=[path.parent], warm_up=warm_up)
+
+
+def _restore(built: Any, run: Run, step: int | None) -> Any:
+    """Returns the parameters of the checkpoint at an RL step, or of the best one."""
+    from jaxrl_tok.config.derived import fingerprint
+    from jaxrl_tok.io.checkpoint import Checkpoints
+
+    folder = Path(run.run.dir) / "checkpoints"
+    with Checkpoints(folder, fingerprint=fingerprint(run), read_only=True) as checkpoints:
+        index = checkpoints.best() if step is None else step + built.warmup.steps
+        template = {"params": built.main.template.params}
+        restored = checkpoints.restore(template, step=index, partial=True)
+    if restored is None:
+        raise CheckpointError(f"{folder}: no checkpoint to read; train the run first")
+    return restored.state["params"]

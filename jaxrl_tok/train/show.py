@@ -1,0 +1,161 @@
+"""What a run comes to, and what there is to put into a recipe's slots, as text for the terminal."""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
+
+import jax
+
+from jaxrl_tok.config import catalogue, toml
+from jaxrl_tok.config.bind import Bound
+from jaxrl_tok.config.derived import derived
+from jaxrl_tok.config.load import dump_toml, load_run
+from jaxrl_tok.config.schema import Run
+from jaxrl_tok.errors import ConfigError, nearest
+from jaxrl_tok.io.data import Data
+from jaxrl_tok.rewards import pool
+from jaxrl_tok.sharding.rules import param_shardings
+from jaxrl_tok.train.build import Stage, build
+from jaxrl_tok.train.recipe import ASSEMBLE, OLD_ARRAYS, REFERENCE_ARRAYS, REGISTRIES, STEP, Recipe
+from jaxrl_tok.train.session import open_data
+
+ASSEMBLE_SLOTS = ("filter", "advantage", "token_weight")
+STEP_SLOTS = ("ratio", "clip")
+
+
+def show(path: Path, sets: Sequence[str] = ()) -> str:
+    """Returns the resolved run as TOML, and as comments what follows from it, so that the text is a run file too.
+
+    That is every derived size, and for each stage what its slots read and which passes will run. It checks
+    what can be before anything is computed: devices, batches, parameters, data, recipes, built-in rewards.
+
+    Raises:
+      JaxrlTokError: training would refuse the run.
+    """
+    run = load_run(path, sets)
+    _check_rewards(run)
+    data = open_data(run)
+    built = build(run, data.tokenizer)
+    param_shardings(built.specs, built.mesh)
+    data.heldout(run.eval.prompts)
+    stages = [stage for stage in (built.warmup, built.main) if stage.steps]
+    for stage in stages:
+        _check_space(data, stage)
+    recipes = {"warmup": run.warmup.recipe.name, "train": run.recipe.name}
+    notes = [_sizes(run, data), *(_stage(stage, recipes[stage.name]) for stage in stages)]
+    lines = "\n\n".join(notes).split("\n")
+    return dump_toml(run) + "\n" + "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def methods(reads: str | None = None) -> str:
+    """Returns every method with what it reads, what it takes, what it gives and where it comes from.
+
+    Args:
+      reads: only methods that read this array.
+
+    Raises:
+      ConfigError: no method reads an array of that name.
+    """
+    table = catalogue.rows(REGISTRIES)
+    if reads is not None:
+        known = {name for row in table for name in (*row.reads, *row.optional)}
+        if reads not in known:
+            raise ConfigError(f"--reads {reads}: no method reads an array of that name; {nearest(reads, known)}")
+        table = [row for row in table if reads in (*row.reads, *row.optional)]
+    slots = dict.fromkeys(row.slot for row in table)
+    parts = [[slot, *(line for row in table if row.slot == slot for line in _method(row))] for slot in slots]
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _method(row: catalogue.Row) -> list[str]:
+    reads = ", ".join([*row.reads, *(f"{name}?" for name in row.optional)])
+    lines = [f"  {row.name}", f"    {row.summary}", f"    reads {reads}"]
+    if row.hyper:
+        lines.append(f"    takes {_written(row.hyper)}")
+    return [*lines, f"    {row.source}"] if row.source else lines
+
+
+def _written(hyper: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} = {value}" if value else f"{key} (to be set)" for key, value in hyper.items())
+
+
+def _check_rewards(run: Run) -> None:
+    specs = [pool.RewardSpec("eval", run.eval.function)] if run.eval.prompts else []
+    if run.recipe.source == "rollout":
+        specs += [pool.RewardSpec(name, r.function, r.weight, r.options) for name, r in run.reward.items()]
+    if specs:
+        pool.check(specs)
+
+
+def _check_space(data: Data, stage: Stage) -> None:
+    """Opens the stage's batches, which refuse a source with too few questions."""
+    with contextlib.closing(data.batches(stage.prompts, seed=0, items=stage.prompts * stage.steps, prefetch=0)):
+        pass
+
+
+def _sizes(run: Run, data: Data) -> str:
+    sizes = derived(run, jax.device_count(), data.tokenizer.size)
+    space = data.source.space()
+    if space is not None:
+        sizes["different questions"] = space
+    return "\n".join(["sizes", *_columns([(name, f"{size:,}") for name, size in sizes.items()])])
+
+
+def _stage(stage: Stage, name: str) -> str:
+    rows = [("slot", "method", "hyperparameters", "reads")]
+    for path, bound in _slots(stage.recipe):
+        default = catalogue.rows({path: {bound.name: bound.fn}})[0].hyper
+        hyper = default | {key: toml.value(value) for key, value in bound.hyper.items()}
+        rows.append((path, bound.name, _written(hyper) or "none", ", ".join(_reads(path, bound))))
+    batch = f"{stage.prompts} prompts, {stage.group} completion{'s' * (stage.group > 1)} each"
+    updates = "1 update" if stage.updates == 1 else f"{stage.updates} updates"
+    title = f"{stage.name}: {stage.steps} steps of {batch}, and {updates}; recipe {name}"
+    return "\n".join([title, *_columns(rows), f"  passes: {_passes(stage)}"])
+
+
+def _passes(stage: Stage) -> str:
+    """Says which passes of the model a step runs besides its updates, and why."""
+    recipe = stage.recipe
+    if recipe.source == "answers":
+        rollout = "no (trains on the data's worked answers)"
+    else:
+        rollout = "yes"
+    runs = recipe.passes(stage.updates)
+    if "old_logprobs" in recipe.step_reads and not runs["old"]:
+        old = "no (one update a batch: costs nothing)"
+    else:
+        old = _answer(runs["old"], recipe, OLD_ARRAYS)
+    reference = _answer(runs["reference"], recipe, REFERENCE_ARRAYS)
+    return f"rollout {rollout}; old policy {old}; reference {reference}"
+
+
+def _answer(runs: bool, recipe: Recipe, arrays: Set[str]) -> str:
+    if not runs:
+        return "no (no slot reads it)"
+    readers = [
+        f"{path} reads {name}" for path, bound in _slots(recipe) for name in _reads(path, bound) if name in arrays
+    ]
+    return f"yes ({', '.join(readers)})"
+
+
+def _reads(path: str, bound: Bound) -> list[str]:
+    """Returns what a method will be given: what it needs, and of what it can do without, what there is."""
+    supplied = ASSEMBLE if path in ASSEMBLE_SLOTS else STEP
+    return [*bound.reads, *(name for name in bound.optional if name in supplied)]
+
+
+def _slots(recipe: Recipe) -> list[tuple[str, Bound]]:
+    """Returns the filled slots by their path in the recipe, in the order in which they act."""
+    single = [(slot, getattr(recipe, slot)) for slot in (*ASSEMBLE_SLOTS, *STEP_SLOTS)]
+    filled = [(slot, bound) for slot, bound in single if bound is not None]
+    for term in recipe.terms:
+        filled += [(f"loss.{term.name}", term.loss), (f"loss.{term.name}.reduction", term.reduction)]
+    return filled
+
+
+def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines rows up, two spaces apart; the last column ends where it ends."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [f"  {line.rstrip()}" for line in padded]

@@ -1,0 +1,111 @@
+"""The table of cases that every backend must get right, against the float64 oracle."""
+
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+
+BACKENDS = {
+    "reference": {"backend": "reference"},
+    "chunked": {"backend": "chunked"},
+    # Several blocks, and a rest unless the vocabulary is a multiple.
+    "chunked in blocks": {"backend": "chunked", "block": 32},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One scoring problem; `arrays` draws it."""
+
+    tokens: int = 24
+    size: int = 16
+    vocabulary: int = 101  # prime
+    dtype: str = "float32"
+    layout: str = "dv"
+    scale: float = 1.0  # standard deviation of the logits
+    offset: float = 0.0  # common to all logits of a row
+    per_row_temperature: bool = False
+    soft_cap: float | None = None
+    ignored: str = "some"  # none, some, all
+    target: int | None = None  # all targets the same
+
+    @property
+    def accumulation(self):
+        """The type of sums and results."""
+        return np.float64 if self.dtype == "float64" else np.float32
+
+    def arrays(self):
+        """Gives hidden [N, D] and head [D, V], rounded, targets, inverse temperatures and cotangents [3, N]."""
+        rng = np.random.default_rng(self.tokens + self.vocabulary)
+        hidden = rng.normal(size=(self.tokens, self.size))
+        head = rng.normal(size=(self.size, self.vocabulary)) * self.scale / np.sqrt(self.size)
+        if self.offset:
+            hidden[:, -1], head[-1] = 1, self.offset
+        targets = rng.integers(0, self.vocabulary, self.tokens)
+        if self.target is not None:
+            targets[:] = self.target
+        ignored = {"none": slice(0, 0), "some": slice(2, None, 5), "all": slice(None)}[self.ignored]
+        targets[ignored] = -1 - rng.integers(0, 99, self.tokens)[ignored]
+        inv_temperature = np.full(self.tokens, 0.7)
+        if self.per_row_temperature:
+            inv_temperature = rng.uniform(0.5, 2, self.tokens)
+        inputs = {"float32": np.float32, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16}[self.dtype]
+        rounded = (x.astype(inputs).astype(np.float64) for x in (hidden, head))
+        cotangents = rng.normal(size=(3, self.tokens)).astype(self.accumulation)
+        return *rounded, targets.astype(np.int32), inv_temperature.astype(self.accumulation), cotangents
+
+
+CASES = {
+    "plain": Case(),
+    "vd": Case(layout="vd", vocabulary=103),
+    "one row": Case(tokens=1, ignored="none"),
+    "none ignored, whole blocks": Case(vocabulary=128, ignored="none"),
+    "all ignored": Case(ignored="all"),
+    "temperature per row": Case(per_row_temperature=True),
+    "soft cap": Case(soft_cap=2.0, scale=3.0, per_row_temperature=True, layout="vd"),
+    "target first": Case(target=0),
+    "target last, in the rest": Case(target=100),
+    "target at the start of a block": Case(target=32),
+    "smaller than a block": Case(vocabulary=7),
+    "one token of vocabulary": Case(vocabulary=1),
+    "offset 300": Case(offset=300.0),
+    "offset -300": Case(offset=-300.0, layout="vd"),
+    "peaked": Case(scale=40.0),
+    "flat": Case(scale=0.0),
+    "bf16": Case(dtype="bfloat16"),
+    "bf16 vd": Case(dtype="bfloat16", layout="vd", scale=3.0),
+    "f64": Case(dtype="float64"),
+}
+
+# Sums are float32 (float64), so what is left is the rounding of sums over D and V. Rounding of the logits
+# themselves comes on top: 4 units in the last place of the largest one.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-5, "float64": 1e-13}
+
+# For bfloat16, the gradient by the logits is rounded to it before its two products: 2^-9 relative, at most.
+GRADIENT_TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3, "float64": 1e-13}
+
+
+def ulps(case, z):
+    """Gives 4 units in the last place of the largest logit."""
+    return 4 * np.spacing(case.accumulation(max(1, np.abs(z).max())))
+
+
+def check_values(case, got, expected, z):
+    """Asserts that values are within their tolerance, relative to those above 1."""
+    error = np.abs(np.asarray(got, np.float64) - expected)
+    assert (error <= TOLERANCE[case.dtype] * np.maximum(1, np.abs(expected)) + ulps(case, z)).all()
+
+
+def check_gradients(case, got, want, hidden, head, cotangents, z):
+    """Asserts that the gradients of hidden and head are within their tolerance, relative to the norm of each.
+
+    The gradient by a logit is off by that logit's rounding, which the products with head and hidden carry on. The
+    coordinate that holds a common offset is compared in units of the offset.
+    """
+    units = np.ones(case.size)
+    units[-1] = max(1, abs(case.offset))
+    scaled = (got[0] / units, want[0] / units, head / units[:, None]), (got[1], want[1], hidden)
+    for got_one, want_one, other in scaled:
+        rounding = ulps(case, z) * np.linalg.norm(cotangents) * np.linalg.norm(other, 2)
+        error = np.linalg.norm(np.asarray(got_one, np.float64) - want_one)
+        assert error <= GRADIENT_TOLERANCE[case.dtype] * np.linalg.norm(want_one) + rounding
