@@ -31,8 +31,7 @@ def std(
 ) -> Float[Array, "..."]:
     """Standard deviation of the unmasked values, unbiased (divides by n - 1), keeping `axis`.
 
-    1 where there are fewer than two values or all are equal, so that dividing by it is safe and has a
-    gradient.
+    1 where there is no spread, so that it can be divided by and has a gradient.
     """
     centred = jnp.where(mask, x - mean(x, mask, axis, axis_name), 0)
     variance = _sum(centred**2, axis, axis_name) / jnp.maximum(count(mask, x, axis, axis_name) - 1, 1)
@@ -44,9 +43,9 @@ def is_constant(x: Float[Array, "*S"], mask: Bool[Array, "*S"], axis: int) -> Bo
 
     Equality of the values, not a spread of 0: the mean of equal numbers may differ from them by a rounding.
     """
-    largest = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
-    smallest = jnp.min(jnp.where(mask, x, jnp.inf), axis=axis, keepdims=True)
-    return largest <= smallest
+    above = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
+    below = jnp.min(jnp.where(mask, x, jnp.inf), axis=axis, keepdims=True)
+    return above <= below
 
 
 def per_token(x: Float[Array, "P G"], mask: Bool[Array, "P G T"]) -> Float[Array, "P G T"]:

@@ -33,3 +33,10 @@ def getkey():
     """Returns a function that gives a new key each time, so that no test reuses one by accident."""
     keys = iter(range(10**6))
     return lambda: jax.random.key(next(keys))
+
+
+@pytest.fixture
+def standard_promotion():
+    """Ordinary dtype promotion, for a test that calls into a library which is not written for the strict one."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -15,9 +15,9 @@ from jaxrl_tok.train.recipe import REGISTRIES
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 HEAD = """# Methods
 
-Written by `tools/methods_table.py` from signatures and docstrings. What each array is stands in [the notation](notation.md); those with
-a `?` are read when there are any. Hyperparameters are set beside `method` in a recipe's slot. `jaxrl-tok methods` prints the
-same.
+Written by `tools/methods_table.py` from signatures and docstrings. What each array is stands in
+[the notation](notation.md); those with a `?` are read when there are any. Hyperparameters are set beside
+`method` in a recipe's slot. `jaxrl-tok methods` prints the same.
 
 """
 
@@ -29,7 +29,7 @@ def page() -> str:
 
 def main() -> int:
     """Writes or checks the page; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Writes docs/methods.md, or checks it.")
     parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
     if not parser.parse_args().check:
         PAGE.write_text(page())

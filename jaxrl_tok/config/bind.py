@@ -47,8 +47,7 @@ def bind(methods: Mapping[str, Callable[..., Any]], name: str, /, **hyper: Any) 
     """Looks `name` up in `methods` and sets its hyperparameters.
 
     Raises:
-        ConfigError: no method has that name, or it lacks one of the hyperparameters, needs one that is not
-        set, or
+        ConfigError: no method has that name, or it has no such hyperparameter, needs one that is not set, or
             takes another type or choice.
     """
     fn = methods.get(name)
@@ -99,6 +98,6 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, str) and value in typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(annotation))
-    if not isinstance(annotation, type):
+    if not isinstance(annotation, type) or annotation is inspect.Parameter.empty:
         return True
     return isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))

@@ -239,10 +239,6 @@ class MeshSection(Section):
     """Shards of a batch's prompts and of each parameter."""
     tensor: Count = 1
     """Shards of heads, feed-forward and vocabulary."""
-    sequence: Count = 1
-    """Shards of the token axis."""
-    expert: Count = 1
-    """Shards of the experts."""
 
 
 class EvalSection(Section):

@@ -89,14 +89,15 @@ class Checkpoints:
     ) -> None:
         """Writes `state` and `host` as `step` in the background; returns when the arrays may be donated.
 
-        A step that this process has saved or restored is not written again. Steps at or after this one that a
-        restore passed over, being damaged or half-written, are deleted first.
+        The step that this process is at, having just saved or restored it, is not written again. Steps at or
+        after this one that a restore passed over, being damaged or half-written, are deleted first.
 
         Args:
-            step: larger than that of any checkpoint that the run goes on from.
+            step: at least the one that this process is at.
             state: arrays (typed PRNG keys too), NumPy arrays and Python numbers in any pytree.
             host: what JSON can hold: data position, best metric, counters, resolved config.
-            best: keep this step until a later one is saved as the best, whatever the retention says.
+            best: keep this step until a later one is saved as the best, whatever the retention says. A
+                held-out evaluation therefore comes before the save of its step.
             wait: return only when the checkpoint is sealed.
 
         Raises:
@@ -104,7 +105,9 @@ class Checkpoints:
         """
         assert not self._read_only and (self._here is None or step >= self._here), (step, self._here)
         self.wait()
-        if step != self._here:
+        if step == self._here:
+            assert not best or self._best == step, f"step {step} is saved already, and not as the best"
+        else:
             self._make_way(step)
             named = leaves.name_leaves(state)
             best_step = step if best else self._best
@@ -134,7 +137,7 @@ class Checkpoints:
         Args:
             template: arrays or `jax.ShapeDtypeStruct`s in the structure to restore, with the shardings to
                 restore onto; where a `ShapeDtypeStruct` has none, the first device.
-            step: this one, and no other instead.
+            step: look at this one, and no other instead; the process stays at the step that it is at.
             partial: the template may leave out parts of the stored state: evaluation needs no optimizer.
 
         Raises:
@@ -143,9 +146,9 @@ class Checkpoints:
         self.wait()
         candidates = self._on_disk() if step is None else [step]
         intact = next((s for s in reversed(candidates) if self._is_intact(s)), None)
-        self._looked |= step is None
         if intact is None:
             if step is None and not self.steps():
+                self._looked = True
                 return None
             where = self.folder if step is None else self._path(step)
             raise CheckpointError(f"{where}: no intact checkpoint; delete it to start again")
@@ -153,7 +156,8 @@ class Checkpoints:
             note = self._note(intact)
             self._check(intact, note, template, partial)
             state = self._read(intact, template)
-        self._here, self._best = intact, note["best"]
+        if step is None:
+            self._here, self._best, self._looked = intact, note["best"], True
         return Restored(intact, state, note["host"])
 
     def steps(self) -> list[int]:
@@ -190,8 +194,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._worker.shutdown()
-            if "_manager" in self.__dict__:
-                self._manager.close()
+            if manager := self.__dict__.pop("_manager", None):
+                manager.close()
             self._stack.close()
 
     def _open_for_writing(self) -> None:

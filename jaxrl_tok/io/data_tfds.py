@@ -50,8 +50,6 @@ class Tfds:
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"tfds {name}: cannot read split {split!r}: {reason}") from None
-        if not len(self._rows):
-            raise DataError(f"{self.where(0)}: the split has no rows")
         size = builder.info.dataset_size
         self.fingerprint = f"{builder.info.full_name} {split} {len(self._rows)} rows of {int(size)} bytes"
 

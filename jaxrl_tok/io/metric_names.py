@@ -61,8 +61,6 @@ METRICS: dict[str, tuple[str, str]] = {
     "time/eval": ("held-out evaluation", "s"),
     "time/checkpoint": ("how long the loop waited for a save to begin", "s"),
     "perf/tokens_per_second": ("completion tokens over the time of the whole step", "tokens/s"),
-    "perf/rollout_tokens_per_second": ("completion tokens over the time of sampling", "tokens/s"),
-    "perf/peak_memory": ("highest use of one device's memory, where the device tells", "bytes"),
 }
 
 PAGE = """# Metrics

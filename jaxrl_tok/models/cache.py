@@ -1,6 +1,5 @@
 """Keys and values of what was already read."""
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -9,22 +8,25 @@ from jaxrl_tok.types import Leaf
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of all layers, a row for each prompt or slot."""
+    """Keys and values of one layer, a row for each prompt or slot.
 
-    k: Leaf  # [layers, rows, length, kv_heads, head_dim]
+    Heads come before positions: the products of attention then read a head's keys in one piece.
+    """
+
+    k: Leaf  # [rows, kv_heads, length, head_dim]
     v: Leaf
 
     @classmethod
-    def empty(cls, layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: str) -> "KVCache":
+    def empty(cls, rows: int, kv_heads: int, length: int, head_dim: int, dtype: str) -> "KVCache":
         """Returns a cache of zeros; what a slot held before is hidden by position, so it is never cleared."""
-        shape = (layers, rows, length, kv_heads, head_dim)
+        shape = (rows, kv_heads, length, head_dim)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-    def write(self, layer: Leaf, at: Leaf, k: Leaf, v: Leaf) -> "KVCache":
-        """Writes one entry a row, at `at[row]`."""
+    def write(self, at: Leaf, k: Leaf, v: Leaf) -> "KVCache":
+        """Writes one entry `[rows, kv_heads, head_dim]` a row, at `at[row]`."""
         rows = jnp.arange(at.shape[0])
-        return KVCache(self.k.at[layer, rows, at].set(k), self.v.at[layer, rows, at].set(v))
+        return KVCache(self.k.at[rows, :, at].set(k), self.v.at[rows, :, at].set(v))
 
-    def layer(self, layer: Leaf) -> tuple[Leaf, Leaf]:
-        """Returns the keys and values of one layer."""
-        return tuple(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (self.k, self.v))
+    def rows(self, index: Leaf) -> "KVCache":
+        """Returns the rows of an index."""
+        return KVCache(self.k[index], self.v[index])

@@ -21,110 +21,120 @@ def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, " D"], eps: float) ->
     return y.astype(x.dtype) * _like(weight.astype(x.dtype), x)
 
 
-def rope(
-    x: Float[Array, "*B N H"], positions: Int[Array, "*B"], theta: float
-) -> Float[Array, "*B N H"]:
+def rope(x: Float[Array, "*B H"], positions: Int[Array, "*P"], theta: float) -> Float[Array, "*B H"]:
     """Rotates pairs (i, i + H/2) by position * theta^(-2i/H), the halves layout. Su et al. 2021, arXiv 2104.09864.
 
-    Angles are float32: bfloat16 rounds 257 to 256.
+    `positions` has the leading axes of `x`; those it lacks are heads. Angles are float32: bfloat16 rounds 257 to 256.
     """
     half = x.shape[-1] // 2
     frequency = jnp.float32(theta) ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions.astype(jnp.float32)[..., None, None] * _like(frequency, positions[..., None, None])
+    at = positions.astype(jnp.float32).reshape(positions.shape + (1,) * (x.ndim - positions.ndim))
+    angle = at * _like(frequency, at)
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
+def fuse(weights: dict[str, Any]) -> dict[str, Any]:
+    """Joins what multiplies the same input, so that one large product takes the place of several small ones.
+
+    `q`, `k`, `v` become `qkv [D, K, M + 2, H]`, `gate` and `up` become `gate_up [D, 2, F]`: joined along axes
+    that are never sharded, so that taking the parts of a product moves nothing between devices.
+    """
+    q, k, v = (weights[name] for name in "qkv")
+    q = q.reshape(q.shape[0], k.shape[1], -1, k.shape[2])
+    joined = {"q", "k", "v", "gate", "up"}
+    return {name: w for name, w in weights.items() if name not in joined} | {
+        "qkv": jnp.concatenate([q, k[:, :, None], v[:, :, None]], axis=2),
+        "gate_up": jnp.stack([weights["gate"], weights["up"]], axis=1),
+    }
+
+
 def swiglu(
-    x: Float[Array, "*B D"], gate: Float[Array, "D F"], up: Float[Array, "D F"], down: Float[Array, "F D"]
+    x: Float[Array, "*B D"], gate_up: Float[Array, "D 2 F"], down: Float[Array, "F D"]
 ) -> Float[Array, "*B D"]:
     """Returns (silu(x gate) * (x up)) down. Shazeer 2020, arXiv 2002.05202."""
-    h = jax.nn.silu(jnp.einsum("...D,DF->...F", x, gate)) * jnp.einsum("...D,DF->...F", x, up)
-    return jnp.einsum("...F,FD->...D", h, down)
+    h = jnp.einsum("...D,DCF->...CF", x, gate_up)
+    return jnp.einsum("...F,FD->...D", jax.nn.silu(h[..., 0, :]) * h[..., 1, :], down)
 
 
 def project(
     x: Float[Array, "*B D"], weights: dict[str, Any], positions: Int[Array, "*B"], *, theta: float, eps: float
-) -> tuple[Float[Array, "*B N H"], Float[Array, "*B K H"], Float[Array, "*B K H"]]:
-    """Returns queries, keys and values, with biases, QK-norm and rotation where the weights have them."""
-    q = jnp.einsum("...D,DNH->...NH", x, weights["q"])
-    k = jnp.einsum("...D,DNH->...NH", x, weights["k"])
-    v = jnp.einsum("...D,DNH->...NH", x, weights["v"])
+) -> tuple[Float[Array, "*B K M H"], Float[Array, "*B K H"], Float[Array, "*B K H"]]:
+    """Returns queries by the key/value head they share, keys and values, of fused weights.
+
+    With biases and QK-norm where the weights have them.
+    """
+    qkv = jnp.einsum("...D,DKCH->...KCH", x, weights["qkv"])
+    q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
     if "q_bias" in weights:
-        q, k, v = (y + _like(weights[f"{n}_bias"], y) for y, n in ((q, "q"), (k, "k"), (v, "v")))
+        q = q + _like(weights["q_bias"].reshape(q.shape[-3:]), q)
+        k, v = (y + _like(weights[f"{n}_bias"], y) for y, n in ((k, "k"), (v, "v")))
     if "q_norm" in weights:
         q, k = rms_norm(q, weights["q_norm"], eps), rms_norm(k, weights["k_norm"], eps)
     return rope(q, positions, theta), rope(k, positions, theta), v
 
 
 def prompt_attention(
-    q: Float[Array, "P S N H"],
+    q: Float[Array, "P S K M H"],
     k: Float[Array, "P S K H"],
     v: Float[Array, "P S K H"],
     lengths: Int[Array, " P"],
-) -> Float[Array, "P S N H"]:
+) -> Float[Array, "P S K M H"]:
     """Causal attention over left-padded prompts. Rows of padding give numbers that nothing reads."""
-    q = _by_kv_head(q, k.shape[-2])
+    q = _scaled(q)
     size = q.shape[1]
     scores = jnp.einsum("PTKMH,PUKH->PKMTU", q, k, preferred_element_type=jnp.float32)
     at = jnp.arange(size)
     seen = (at[None, :] <= at[:, None])[None] & (at[None, None, :] >= (size - lengths)[:, None, None])
     weights = _softmax([jnp.where(seen[:, None, None], scores, NEG)])[0].astype(v.dtype)
-    return _merge_heads(jnp.einsum("PKMTU,PUKH->PTKMH", weights, v))
+    return jnp.einsum("PKMTU,PUKH->PTKMH", weights, v)
 
 
 def completion_attention(
-    q: Float[Array, "P G T N H"],
+    q: Float[Array, "P G T K M H"],
     k: Float[Array, "P G T K H"],
     v: Float[Array, "P G T K H"],
     prompt_k: Float[Array, "P S K H"],
     prompt_v: Float[Array, "P S K H"],
     lengths: Int[Array, " P"],
-) -> Float[Array, "P G T N H"]:
+) -> Float[Array, "P G T K M H"]:
     """Causal attention of completions over themselves and over the prompt that their group shares."""
-    q = _by_kv_head(q, k.shape[-2])
+    q = _scaled(q)
     own = jnp.einsum("PGTKMH,PGUKH->PGKMTU", q, k, preferred_element_type=jnp.float32)
     shared = jnp.einsum("PGTKMH,PSKH->PGKMTS", q, prompt_k, preferred_element_type=jnp.float32)
     at = jnp.arange(q.shape[2])
     own = jnp.where((at[None, :] <= at[:, None])[None, None, None, None], own, NEG)
     shared = jnp.where(_prompt_seen(prompt_k.shape[1], lengths)[:, None, None, None, None], shared, NEG)
     own, shared = (w.astype(v.dtype) for w in _softmax([own, shared]))
-    out = jnp.einsum("PGKMTU,PGUKH->PGTKMH", own, v) + jnp.einsum("PGKMTS,PSKH->PGTKMH", shared, prompt_v)
-    return _merge_heads(out)
+    return jnp.einsum("PGKMTU,PGUKH->PGTKMH", own, v) + jnp.einsum("PGKMTS,PSKH->PGTKMH", shared, prompt_v)
 
 
 def decode_attention(
-    q: Float[Array, "B N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    q: Float[Array, "B K M H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
     at: Int[Array, " B"],
-    prompt_k: Float[Array, "B S K H"],
-    prompt_v: Float[Array, "B S K H"],
+    prompt_k: Float[Array, "B K S H"],
+    prompt_v: Float[Array, "B K S H"],
     lengths: Int[Array, " B"],
-) -> Float[Array, "B N H"]:
+) -> Float[Array, "B K M H"]:
     """Attention of one new token a slot, number `at` of its completion, over the prompt and what came before."""
-    q = _by_kv_head(q, k.shape[-2])
-    own = jnp.einsum("BKMH,BTKH->BKMT", q, k, preferred_element_type=jnp.float32)
-    shared = jnp.einsum("BKMH,BSKH->BKMS", q, prompt_k, preferred_element_type=jnp.float32)
-    own = jnp.where((jnp.arange(k.shape[1])[None] <= at[:, None])[:, None, None], own, NEG)
-    shared = jnp.where(_prompt_seen(prompt_k.shape[1], lengths)[:, None, None], shared, NEG)
+    q = _scaled(q)
+    own = jnp.einsum("BKMH,BKTH->BKMT", q, k, preferred_element_type=jnp.float32)
+    shared = jnp.einsum("BKMH,BKSH->BKMS", q, prompt_k, preferred_element_type=jnp.float32)
+    own = jnp.where((jnp.arange(k.shape[2])[None] <= at[:, None])[:, None, None], own, NEG)
+    shared = jnp.where(_prompt_seen(prompt_k.shape[2], lengths)[:, None, None], shared, NEG)
     own, shared = (w.astype(v.dtype) for w in _softmax([own, shared]))
-    return _merge_heads(jnp.einsum("BKMT,BTKH->BKMH", own, v) + jnp.einsum("BKMS,BSKH->BKMH", shared, prompt_v))
+    return jnp.einsum("BKMT,BKTH->BKMH", own, v) + jnp.einsum("BKMS,BKSH->BKMH", shared, prompt_v)
 
 
 def _prompt_seen(size: int, lengths: Int[Array, " B"]) -> Bool[Array, "B S"]:
     return jnp.arange(size)[None] >= (size - lengths)[:, None]
 
 
-def _by_kv_head(q: Float[Array, "*B N H"], kv_heads: int) -> Float[Array, "*B K M H"]:
-    """Groups query heads by the key/value head they share, and scales them by 1/sqrt(H)."""
-    *batch, heads, size = q.shape
-    return (q * jnp.asarray(size**-0.5, q.dtype)).reshape(*batch, kv_heads, heads // kv_heads, size)
-
-
-def _merge_heads(x: Float[Array, "*B K M H"]) -> Float[Array, "*B N H"]:
-    return x.reshape(*x.shape[:-3], x.shape[-3] * x.shape[-2], x.shape[-1])
+def _scaled(q: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+    return q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
 
 
 def _softmax(parts: list[Array]) -> list[Array]:

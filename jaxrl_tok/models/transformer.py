@@ -29,7 +29,10 @@ REMAT = {
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """Sizes and variants of a decoder. `unroll` layers are compiled side by side: faster, and slower to compile."""
+    """Sizes and variants of a decoder.
+
+    Training and prefill compile `unroll` layers side by side: faster, and slower to compile.
+    """
 
     vocab: int
     layers: int
@@ -110,7 +113,7 @@ def forward(
     own_at = jnp.broadcast_to(own_at, completions.shape)
 
     def layer(carry: Any, weights: Params) -> tuple[Any, None]:
-        x, y = carry
+        (x, y), weights = carry, _ready(weights, arch)
         attend = functools.partial(_attend_prompt, lengths=lengths)
         x, (k, v) = _block(x, weights, arch, prompt_at, attend)
         y, _ = _block(
@@ -121,60 +124,70 @@ def forward(
     if arch.remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT[arch.remat])
     carry = (_embed(params, arch, prompts), _embed(params, arch, completions))
-    (x, y), _ = jax.lax.scan(layer, carry, _cast(params["layers"], arch), unroll=arch.unroll)
+    (x, y), _ = jax.lax.scan(layer, carry, params["layers"], unroll=arch.unroll)
     return _final(x, params, arch), _final(y, params, arch)
+
+
+def for_decoding(params: Params, arch: Architecture) -> Params:
+    """Returns the weights as `decode` reads them: each layer its own, in the type of the computation.
+
+    A copy, made once before a loop of many steps that would otherwise cut and convert them in each.
+    """
+    cast = jax.tree.map(lambda w: w.astype(arch.dtype), params)
+    layer = (jax.tree.map(lambda w, i=i: w[i], cast["layers"]) for i in range(arch.layers))
+    return cast | {"layers": tuple(map(layers.fuse, layer))}
+
+
+def empty_cache(arch: Architecture, rows: int, length: int) -> tuple[KVCache, ...]:
+    """Returns a cache for `length` tokens of each row, by layer."""
+    shape = (rows, arch.kv_heads, length, arch.head_dim)
+    return tuple(KVCache.empty(*shape, arch.dtype) for _ in range(arch.layers))
 
 
 def prefill(
     params: Params, arch: Architecture, prompts: Int[Array, "P S"], lengths: Int[Array, " P"]
-) -> tuple[Float[Array, "P D"], KVCache]:
-    """Returns the hidden state of each prompt's last token and the keys and values of all of them."""
+) -> tuple[Float[Array, "P D"], tuple[KVCache, ...]]:
+    """Returns the hidden state of each prompt's last token and, by layer, the keys and values of all of them."""
     at = _prompt_positions(prompts, lengths)
+    attend = functools.partial(_attend_prompt, lengths=lengths)
 
-    def layer(x: Array, weights: Params) -> tuple[Array, tuple[Array, Array]]:
-        return _block(x, weights, arch, at, functools.partial(_attend_prompt, lengths=lengths))
+    def layer(x: Array, weights: Params) -> tuple[Array, KVCache]:
+        x, (k, v) = _block(x, _ready(weights, arch), arch, at, attend)
+        return x, KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
-    x, (k, v) = jax.lax.scan(
-        layer, _embed(params, arch, prompts), _cast(params["layers"], arch), unroll=arch.unroll
-    )
-    return _final(x[:, -1], params, arch), KVCache(k, v)
+    x, stacked = jax.lax.scan(layer, _embed(params, arch, prompts), params["layers"], unroll=arch.unroll)
+    caches = tuple(jax.tree.map(lambda c, i=i: c[i], stacked) for i in range(arch.layers))
+    return _final(x[:, -1], params, arch), caches
 
 
 def decode(
-    params: Params,
+    weights: Params,
     arch: Architecture,
     tokens: Int[Array, " B"],
     at: Int[Array, " B"],
-    cache: KVCache,
-    prompt_cache: KVCache,
+    cache: tuple[KVCache, ...],
+    prompt_cache: tuple[KVCache, ...],
     prompt_of: Int[Array, " B"],
     lengths: Int[Array, " P"],
-) -> tuple[Float[Array, "B D"], KVCache]:
-    """Feeds each slot its token number `at` and returns the hidden states and the longer cache.
+) -> tuple[Float[Array, "B D"], tuple[KVCache, ...]]:
+    """Feeds each slot its token number `at`; returns the hidden states and the longer cache.
 
-    Slots that serve the same prompt read one copy of its keys and values (`prompt_of` maps slot to prompt).
+    `weights` are those of `for_decoding`. Slots that serve the same prompt share one copy of its keys and values
+    (`prompt_of` maps slot to prompt). Layers are compiled side by side whatever `unroll` says: a scan over them
+    would copy every layer's cache in and out at each token.
     """
-    x = _embed(params, arch, tokens)
+    x = _embed(weights, arch, tokens)
     lengths = lengths[prompt_of]
+    longer = []
+    for layer, own, prompt in zip(weights["layers"], cache, prompt_cache, strict=True):
 
-    def layer(carry: Any, inputs: Any) -> tuple[Any, None]:
-        x, cache = carry
-        index, weights, prompt_k, prompt_v = inputs
+        def attend(q: Array, k: Array, v: Array, own: KVCache = own, prompt: KVCache = prompt) -> Any:
+            own, shared = own.write(at, k, v), prompt.rows(prompt_of)
+            return layers.decode_attention(q, own.k, own.v, at, shared.k, shared.v, lengths), own
 
-        def attend(q: Array, k: Array, v: Array) -> tuple[Array, KVCache]:
-            longer = cache.write(index, at, k, v)
-            own_k, own_v = longer.layer(index)
-            seen = layers.decode_attention(
-                q, own_k, own_v, at, prompt_k[prompt_of], prompt_v[prompt_of], lengths
-            )
-            return seen, longer
-
-        return _block(x, weights, arch, lengths + at, attend), None
-
-    weights = _cast(params["layers"], arch)
-    inputs = (jnp.arange(arch.layers), weights, prompt_cache.k, prompt_cache.v)
-    (x, cache), _ = jax.lax.scan(layer, (x, cache), inputs, unroll=arch.unroll)
-    return _final(x, params, arch), cache
+        x, own = _block(x, layer, arch, lengths + at, attend)
+        longer.append(own)
+    return _final(x, weights, arch), tuple(longer)
 
 
 def _block(x: Array, weights: Params, arch: Architecture, at: Array, attend: Any) -> tuple[Array, Any]:
@@ -182,9 +195,10 @@ def _block(x: Array, weights: Params, arch: Architecture, at: Array, attend: Any
     h = layers.rms_norm(x, weights["attention_norm"], arch.norm_eps)
     q, k, v = layers.project(h, weights, at, theta=arch.rope_theta, eps=arch.norm_eps)
     mixed, kept = attend(q, k, v)
+    mixed = mixed.reshape(*x.shape[:-1], arch.heads, arch.head_dim)
     x = x + jnp.einsum("...NH,NHD->...D", mixed, weights["o"])
     h = layers.rms_norm(x, weights["mlp_norm"], arch.norm_eps)
-    return x + layers.swiglu(h, weights["gate"], weights["up"], weights["down"]), kept
+    return x + layers.swiglu(h, weights["gate_up"], weights["down"]), kept
 
 
 def _attend_prompt(q: Array, k: Array, v: Array, *, lengths: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -207,5 +221,6 @@ def _final(x: Array, params: Params, arch: Architecture) -> Array:
     return layers.rms_norm(x, params["final_norm"], arch.norm_eps)
 
 
-def _cast(tree: Params, arch: Architecture) -> Params:
-    return jax.tree.map(lambda w: w.astype(arch.dtype), tree)
+def _ready(layer: Params, arch: Architecture) -> Params:
+    """Brings one layer's weights to the form and the type of the computation."""
+    return layers.fuse(jax.tree.map(lambda w: w.astype(arch.dtype), layer))

@@ -1,2 +1,1 @@
 """Sampling completions from the policy."""
-

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Integer, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.models import transformer
@@ -26,7 +26,7 @@ class _Loop(NamedTuple):
     token: Array  # i32[B], the last of them
     live: Array  # bool[B]
     waiting: Array  # i32[], the next request to admit
-    cache: models.KVCache
+    cache: tuple[models.KVCache, ...]
     tokens: Array  # i32[N, T]
     logprobs: Array  # f32[N, T]
     thresholds: Array  # f32[N, T]
@@ -37,7 +37,7 @@ class _Loop(NamedTuple):
 
 
 def request_keys(
-    seed: Int[Array, ""], stream: int, step: Int[Array, ""], ids: Int[Array, " P"], samples: Int[Array, " G"]
+    seed: Integer[Array, ""], stream: Int[Array, ""], step: Int[Array, ""], ids: Int[Array, " P"], samples: Int[Array, " G"]
 ) -> Key[Array, "P G"]:
     """Returns one key a request: (seed, stream, step, prompt id, sample) folded in that order."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
@@ -71,7 +71,7 @@ def generate(
     state = _start(arch, slots, count * group, max_tokens, axis_name)
     body = functools.partial(
         _step,
-        params=params,
+        weights=transformer.for_decoding(params, arch),
         arch=arch,
         lengths=prompts.lengths,
         group=group,
@@ -106,7 +106,7 @@ def _start(
         token=jnp.zeros(slots, jnp.int32),
         live=jnp.ones(slots, bool),
         waiting=jnp.int32(slots),
-        cache=models.KVCache.empty(arch.layers, slots, size, arch.kv_heads, arch.head_dim, arch.dtype),
+        cache=transformer.empty_cache(arch, slots, size),
         tokens=jnp.zeros((requests, size), jnp.int32),
         logprobs=jnp.zeros((requests, size), jnp.float32),
         thresholds=jnp.full((requests, size), -jnp.inf, jnp.float32),
@@ -122,12 +122,12 @@ def _start(
 def _step(
     state: _Loop,
     *,
-    params: Any,
+    weights: Any,
     arch: models.Architecture,
     lengths: Array,
     group: int,
     hidden: Array,
-    prompt_cache: models.KVCache,
+    prompt_cache: tuple[models.KVCache, ...],
     keys: Array,
     sampling: Sampling,
     end_ids: tuple[int, ...],
@@ -141,10 +141,10 @@ def _step(
     # A slot that has just started has no token to feed: what it reads is its prompt's last hidden state.
     fed = jnp.maximum(state.length - 1, 0)
     decoded, cache = transformer.decode(
-        params, arch, state.token, fed, state.cache, prompt_cache, prompt_of, lengths
+        weights, arch, state.token, fed, state.cache, prompt_cache, prompt_of, lengths
     )
     seen = jnp.where((state.length == 0)[:, None], hidden[prompt_of], decoded)
-    head = transformer.head(params).astype(seen.dtype)
+    head = transformer.head(weights)
     logits = jnp.einsum("BD,VD->BV", seen, head, preferred_element_type=jnp.float32)
     ask = jax.tree.map(lambda x: x[request], sampling)
     token, logprob, threshold = draw(

@@ -7,7 +7,7 @@ from jax.sharding import AxisType, Mesh
 
 from jaxrl_tok.errors import ShardingError
 
-AXES = ("data", "fsdp", "tensor", "sequence", "expert")
+AXES = ("data", "fsdp", "tensor")
 # The axes over which a batch of prompts is split.
 BATCH_AXES = ("data", "fsdp")
 

@@ -104,7 +104,7 @@ class Gym:
         prompt = entry["question"]
         if part.prompt is not None:
             prompt = _fill(part.prompt, {**metadata, "question": prompt}, part.label)
-        worked = f"<answer>{answer}</answer>" if self._extract == "answer_tag" else answer
+        worked = f"<answer>{answer}</answer>" if self._extract == "answer_tag" else str(answer)
         columns = {
             "verifier": "gym",
             "answer": answer,

@@ -245,9 +245,8 @@ class Loop:
     def _batches(self, stage: Stage, host: dict[str, Any]) -> Batches:
         # The warm-up and the main part draw in orders of their own.
         seed = self.run.run.seed if stage is self.built.main else self.run.run.seed + 2**32
-        batches = self.data.batches(
-            stage.prompts, seed=seed, shuffle=self.run.data.shuffle, items=stage.prompts * stage.steps or None
-        )
+        items = sum(s.prompts * s.steps for s in (self.built.warmup, self.built.main))
+        batches = self.data.batches(stage.prompts, seed=seed, shuffle=self.run.data.shuffle, items=items)
         if "data" in host:
             batches.restore(host["data"][stage.name])
         return batches

@@ -26,7 +26,8 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 }
 
 # What this trainer can supply at each stage; docs/notation.md says what each is.
-ROLLOUT_ARRAYS = {"tokens", "mask", "valid", "truncated", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
+ANSWER_ARRAYS = {"tokens", "mask", "valid"}
+ROLLOUT_ARRAYS = ANSWER_ARRAYS | {"truncated", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
 OLD_ARRAYS = {"old_logprobs", "old_entropy"}
 REFERENCE_ARRAYS = {"ref_logprobs"}
 CURRENT_ARRAYS = {"logprobs", "entropy"}
@@ -104,6 +105,8 @@ def _check(name: str, recipe: Recipe, bound: Mapping[str, Bound]) -> None:
     assemble = ("filter", "advantage", "token_weight")
     for path, method in bound.items():
         supplied = ASSEMBLE if path in assemble else STEP | {"loss"}
+        if recipe.source == "answers":
+            supplied = ANSWER_ARRAYS | CURRENT_ARRAYS | {"loss"}
         for array in method.reads:
             if array not in supplied:
                 raise ConfigError(
@@ -122,8 +125,6 @@ def _check(name: str, recipe: Recipe, bound: Mapping[str, Bound]) -> None:
             raise ConfigError(f"recipe {name}: its losses read {sorted(arrays & by_losses)}, but {slot} is empty")
         if method is not None and not arrays & by_losses:
             raise ConfigError(f"recipe {name}: {slot} = {method.name!r} is set, but no loss reads its result")
-    if recipe.source == "answers" and (recipe.assemble_reads | recipe.step_reads) & {"rewards", "advantages"}:
-        raise ConfigError(f'recipe {name}: source = "answers" has no rewards, but its methods read them')
 
 
 def _reads(*methods: Bound | None) -> frozenset[str]:

@@ -34,7 +34,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     texts = completion_texts(host, loop.data.tokenizer)
     rewards = _rewards(loop, stage, questions, texts)
     clock.lap("time/reward")
-    batch = stage.assemble(prompts, *_fields(loop, stage, rollouts, rewards, scored, step))
+    batch = stage.assemble(prompts, *_fields(loop, stage, prompts, rollouts, rewards, scored, step))
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")
@@ -75,7 +75,7 @@ def _rewards(loop: "Loop", stage: Stage, questions: Questions, texts: list[str])
 
 
 def _fields(
-    loop: "Loop", stage: Stage, rollouts: Rollouts, rewards: RewardBatch, scored: dict[str, Any], step: int
+    loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts, rewards: RewardBatch, scored: dict[str, Any], step: int
 ) -> tuple[dict[str, Any], Any, Any]:
     """Returns the arrays that methods read, by name, and how the completions were sampled."""
     grid = rollouts.mask.shape[:2]
@@ -87,6 +87,7 @@ def _fields(
     }
     fields = shard_batch({k: v for k, v in host.items() if k in reads or k == "valid"}, loop.built.mesh)
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
+    fields |= {"prompt_ids": prompts.ids}
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
     fields |= {"progress": jnp.float32(step / max(stage.steps, 1)), "step": jnp.int32(step)}
     return fields, rollouts.temperature, rollouts.keep_thresholds if loop.built.filtered else None

@@ -1,6 +1,5 @@
 """What a run comes to, and what there is to put into a recipe's slots, as text for the terminal."""
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from jaxrl_tok.config.schema import Run
 from jaxrl_tok.errors import ConfigError, nearest
 from jaxrl_tok.io.data import Data
 from jaxrl_tok.rewards import pool
-from jaxrl_tok.sharding.rules import param_shardings
 from jaxrl_tok.train.build import Stage, build
 from jaxrl_tok.train.recipe import ASSEMBLE, OLD_ARRAYS, REFERENCE_ARRAYS, REGISTRIES, STEP, Recipe
 from jaxrl_tok.train.session import open_data
@@ -24,10 +22,11 @@ STEP_SLOTS = ("ratio", "clip")
 
 
 def show(path: Path, sets: Sequence[str] = ()) -> str:
-    """Returns the resolved run as TOML, and as comments what follows from it, so that the text is a run file too.
+    """Returns the resolved run as TOML, followed by comments, so that the whole is a run file again.
 
-    That is every derived size, and for each stage what its slots read and which passes will run. It checks
-    what can be before anything is computed: devices, batches, parameters, data, recipes, built-in rewards.
+    The comments are every derived size, and for each stage what its slots read and which passes will run. All
+    is checked that can be before anything is computed: devices, batches, parameters, data, recipes, and of
+    the rewards what needs no import of the user's code.
 
     Raises:
       JaxrlTokError: training would refuse the run.
@@ -36,11 +35,11 @@ def show(path: Path, sets: Sequence[str] = ()) -> str:
     _check_rewards(run)
     data = open_data(run)
     built = build(run, data.tokenizer)
-    param_shardings(built.specs, built.mesh)
     data.heldout(run.eval.prompts)
     stages = [stage for stage in (built.warmup, built.main) if stage.steps]
     for stage in stages:
-        _check_space(data, stage)
+        # Opened, it has looked whether there are enough questions.
+        data.batches(stage.prompts, seed=0, items=stage.prompts * stage.steps, prefetch=0).close()
     recipes = {"warmup": run.warmup.recipe.name, "train": run.recipe.name}
     notes = [_sizes(run, data), *(_stage(stage, recipes[stage.name]) for stage in stages)]
     lines = "\n\n".join(notes).split("\n")
@@ -60,7 +59,8 @@ def methods(reads: str | None = None) -> str:
     if reads is not None:
         known = {name for row in table for name in (*row.reads, *row.optional)}
         if reads not in known:
-            raise ConfigError(f"--reads {reads}: no method reads an array of that name; {nearest(reads, known)}")
+            hint = nearest(reads, known)
+            raise ConfigError(f"--reads {reads}: no method reads an array of that name; {hint}")
         table = [row for row in table if reads in (*row.reads, *row.optional)]
     slots = dict.fromkeys(row.slot for row in table)
     parts = [[slot, *(line for row in table if row.slot == slot for line in _method(row))] for slot in slots]
@@ -87,12 +87,6 @@ def _check_rewards(run: Run) -> None:
         pool.check(specs)
 
 
-def _check_space(data: Data, stage: Stage) -> None:
-    """Opens the stage's batches, which refuse a source with too few questions."""
-    with contextlib.closing(data.batches(stage.prompts, seed=0, items=stage.prompts * stage.steps, prefetch=0)):
-        pass
-
-
 def _sizes(run: Run, data: Data) -> str:
     sizes = derived(run, jax.device_count(), data.tokenizer.size)
     space = data.source.space()
@@ -105,7 +99,7 @@ def _stage(stage: Stage, name: str) -> str:
     rows = [("slot", "method", "hyperparameters", "reads")]
     for path, bound in _slots(stage.recipe):
         default = catalogue.rows({path: {bound.name: bound.fn}})[0].hyper
-        hyper = default | {key: toml.value(value) for key, value in bound.hyper.items()}
+        hyper = {**default, **{key: toml.value(value) for key, value in bound.hyper.items()}}
         rows.append((path, bound.name, _written(hyper) or "none", ", ".join(_reads(path, bound))))
     batch = f"{stage.prompts} prompts, {stage.group} completion{'s' * (stage.group > 1)} each"
     updates = "1 update" if stage.updates == 1 else f"{stage.updates} updates"
@@ -116,10 +110,7 @@ def _stage(stage: Stage, name: str) -> str:
 def _passes(stage: Stage) -> str:
     """Says which passes of the model a step runs besides its updates, and why."""
     recipe = stage.recipe
-    if recipe.source == "answers":
-        rollout = "no (trains on the data's worked answers)"
-    else:
-        rollout = "yes"
+    rollout = "yes" if recipe.source == "rollout" else "no (trains on the data's worked answers)"
     runs = recipe.passes(stage.updates)
     if "old_logprobs" in recipe.step_reads and not runs["old"]:
         old = "no (one update a batch: costs nothing)"
@@ -132,10 +123,8 @@ def _passes(stage: Stage) -> str:
 def _answer(runs: bool, recipe: Recipe, arrays: Set[str]) -> str:
     if not runs:
         return "no (no slot reads it)"
-    readers = [
-        f"{path} reads {name}" for path, bound in _slots(recipe) for name in _reads(path, bound) if name in arrays
-    ]
-    return f"yes ({', '.join(readers)})"
+    reads = [(path, name) for path, bound in _slots(recipe) for name in _reads(path, bound)]
+    return f"yes ({', '.join(f'{path} reads {name}' for path, name in reads if name in arrays)})"
 
 
 def _reads(path: str, bound: Bound) -> list[str]:

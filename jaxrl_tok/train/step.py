@@ -32,19 +32,9 @@ def train_step(
     batch, so the split changes nothing but rounding. A step whose loss or gradient is not finite leaves the
     state as it was; the metrics then say which term (`loss/NAME`) it was.
     """
-    counts = {term.name: _count(term, batch) for term in recipe.terms}
-    objective = functools.partial(_objective, recipe=recipe, arch=arch, counts=counts, backend=backend)
-    gradient = jax.value_and_grad(objective, has_aux=True)
-    if microbatches == 1:
-        (_, seen), grads = gradient(state.params, batch)
-    else:
-        grads, seen = _accumulate(gradient, state.params, _split(batch, microbatches))
-    means, extremes = seen
-    metrics = {name: mean.value() for name, mean in means.items()} | _named(extremes)
-    for term in recipe.terms:
-        metrics[f"loss/{term.name}"] = Mean(means[f"loss/{term.name}"].total, counts[term.name]).value()
-    metrics["loss"] = sum(term.weight * metrics[f"loss/{term.name}"] for term in recipe.terms)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    grads, metrics = gradients(
+        state.params, batch, recipe=recipe, arch=arch, microbatches=microbatches, backend=backend
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics["learning_rate"] = jnp.asarray(rate(state.updates), jnp.float32)
     params = optax.apply_updates(state.params, updates)
@@ -53,6 +43,32 @@ def train_step(
         lambda new, old: jnp.where(fine, new, old), (params, opt_state), (state.params, state.opt_state)
     )
     return state.replace(params=params, opt_state=opt_state, updates=state.updates + 1), metrics
+
+
+def gradients(
+    params: Any,
+    batch: Batch,
+    *,
+    recipe: Recipe,
+    arch: models.Architecture,
+    microbatches: int = 1,
+    backend: str = "auto",
+) -> tuple[Any, Metrics]:
+    """Returns the gradient of the objective on `batch`, and its metrics; see `train_step`."""
+    counts = {term.name: _count(term, batch) for term in recipe.terms}
+    objective = functools.partial(_objective, recipe=recipe, arch=arch, counts=counts, backend=backend)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    if microbatches == 1:
+        (_, seen), grads = gradient(params, batch)
+    else:
+        grads, seen = _accumulate(gradient, params, _split(batch, microbatches))
+    means, extremes = seen
+    metrics = {name: mean.value() for name, mean in means.items()} | _named(extremes)
+    for term in recipe.terms:
+        metrics[f"loss/{term.name}"] = Mean(means[f"loss/{term.name}"].total, counts[term.name]).value()
+    metrics["loss"] = sum(term.weight * metrics[f"loss/{term.name}"] for term in recipe.terms)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    return grads, metrics
 
 
 def _accumulate(gradient: Any, params: Any, parts: Batch) -> tuple[Any, Any]:

@@ -11,13 +11,17 @@ from jaxrl_tok.advantages import grpo, tempo
 from tests.conformance.fields import assemble
 from tests.oracles import advantages as oracle
 
+# Compiled once for all examples.
+GRPO = jax.jit(grpo)
+TEMPO = jax.jit(tempo, static_argnames=("use_std", "eps"))
+
 
 def test_hand_numbers():
     """`a b` right, `a c` wrong: the first token is shared, so all credit beyond GRPO's lies on the second."""
     arrays = jnp.array([[[1, 2], [1, 3]]]), jnp.array([[1.0, 0.0]]), jnp.ones((1, 2, 2), bool)
-    np.testing.assert_array_equal(tempo(*arrays, use_std=False), [[[0.5, 1.0], [-0.5, -1.0]]])
+    np.testing.assert_array_equal(TEMPO(*arrays, use_std=False), [[[0.5, 1.0], [-0.5, -1.0]]])
     std = 0.5**0.5
-    np.testing.assert_allclose(tempo(*arrays), [[[0.5 / std, 1 / std], [-0.5 / std, -1 / std]]], rtol=1e-5)
+    np.testing.assert_allclose(TEMPO(*arrays), [[[0.5 / std, 1 / std], [-0.5 / std, -1 / std]]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("use_std", [True, False])
@@ -26,12 +30,8 @@ def test_oracle(seed, use_std):
     fields = assemble(seed)
     arrays = [fields[name] for name in ("tokens", "rewards", "mask", "valid")]
     expected = oracle.tempo(*map(np.asarray, arrays), eps=1e-4, use_std=use_std)
-    result = tempo(*arrays, eps=1e-4, use_std=use_std)
+    result = TEMPO(*arrays, eps=1e-4, use_std=use_std)
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
-
-
-# Compiled once for all examples.
-TEMPO, GRPO = jax.jit(tempo), jax.jit(grpo)
 
 
 def group(seed, tokens):

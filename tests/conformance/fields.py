@@ -69,28 +69,39 @@ def shard(fields):
     return {name: jax.device_put(x, sharding) for name, x in fields.items()}
 
 
-def traces(fn, first, second):
-    """How often `fn` is traced when it is called under jit on two inputs of equal shapes."""
-    count = 0
+class Jitted:
+    """A bound method, compiled once for all calls with arrays of the same shapes, and its gradient."""
 
-    def counted(fields):
-        nonlocal count
-        count += 1
-        return fn(fields)
+    def __init__(self, bound):
+        self.bound, self.reads, self.traces = bound, bound.reads, 0
+        self.call = jax.jit(self._counted)
+        self.grad = jax.jit(jax.grad(self._weighted_sum, argnums=1), static_argnums=0)
 
-    jitted = jax.jit(counted)
-    jax.block_until_ready((jitted(first), jitted(second)))
-    return count
+    def __call__(self, fields):
+        return self.call(self._picked(fields))
 
+    def gradient(self, fields, name):
+        """Gradient of a weighted sum of the results with respect to `fields[name]`."""
+        return np.asarray(self.grad(name, fields[name], self._picked(fields)))
 
-def gradient(fn, fields, name):
-    """Gradient of the weighted sum of all float results with respect to `fields[name]`."""
+    def traces_of_a_second_call(self, first, second):
+        """How often the method is traced for `second` after a call on `first`, of the same shapes."""
+        self(first)
+        before = self.traces
+        self(second)
+        assert before > 0
+        return self.traces - before
 
-    def scalar(x):
-        leaves = [leaf for leaf in jax.tree.leaves(fn(fields | {name: x}))]
+    def _counted(self, fields):
+        self.traces += 1  # runs only when JAX traces
+        return self.bound(fields)
+
+    def _picked(self, fields):
+        return {name: fields[name] for name in (*self.bound.reads, *self.bound.optional) if name in fields}
+
+    def _weighted_sum(self, name, x, fields):
+        leaves = jax.tree.leaves(self.bound(fields | {name: x}))
         return sum(jnp.vdot(leaf, jnp.linspace(0.5, 1.5, leaf.size).reshape(leaf.shape)) for leaf in leaves)
-
-    return np.asarray(jax.grad(scalar)(fields[name]))
 
 
 def close(a, b):

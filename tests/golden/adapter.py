@@ -3,10 +3,11 @@
     run("rloo", {"mask": [[1], [1]], "reward": [1, 0], "group": [0, 0]})
 
 Inputs are nested lists; masks are 0 or 1, null in a list is a missing number, "inf" and "-inf" are numbers.
-Rows are flat `[B, T]` with a `group` id each. Everything runs in float64. To add a function, write it here with
+Rows are flat `[B, T]` with a `group` id each. All runs in float64. To add a function, write it here with
 the case's input names as parameters and list it in `FUNCTIONS`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,6 +53,11 @@ def parse(value: Any) -> Any:
         return np.asarray(value)  # words, such as group ids
 
 
+def call(method: Callable[..., Any], *arrays: Any, **hyper: Any) -> Any:
+    """Calls a method compiled as a whole, which is quicker than one operation after the other."""
+    return jax.jit(functools.partial(method, **hyper))(*arrays)
+
+
 class Groups:
     """Flat rows to `[P, G]` and back; short groups are padded."""
 
@@ -82,7 +88,7 @@ def group_relative(method: Callable[..., jax.Array], default: str) -> Callable[.
         rewards, valid = groups.rewards(reward)
         tokens = np.ones((len(reward), 1)) if mask is None else mask
         hyper["singleton"] = SINGLETON[singleton]
-        advantages = groups.flat(method(rewards, groups.pack(tokens, bool), valid, **hyper))
+        advantages = groups.flat(call(method, rewards, groups.pack(tokens, bool), valid, **hyper))
         return advantages[:, 0] if mask is None else advantages
 
     return adapted
@@ -100,24 +106,24 @@ def tree_inputs(tokens, mask, reward, group):
 
 def prefix_tree(tokens, mask, reward, group):
     groups, arrays = tree_inputs(tokens, mask, reward, group)
-    return [groups.flat(x) for x in prefix_tree_values(*arrays)]
+    return [groups.flat(x) for x in call(prefix_tree_values, *arrays)]
 
 
 def tempo_advantages(tokens, mask, reward, group, use_std=True, eps=1e-6, singleton="zero"):
     groups, arrays = tree_inputs(tokens, mask, reward, group)
-    return groups.flat(tempo(*arrays, use_std=bool(use_std), eps=eps, singleton=SINGLETON[singleton]))
+    return groups.flat(call(tempo, *arrays, use_std=bool(use_std), eps=eps, singleton=SINGLETON[singleton]))
 
 
 def dapo_keep(reward, group):
     groups = Groups(group)
-    return groups.flat(informative_groups(*groups.rewards(reward)))
+    return groups.flat(call(informative_groups, *groups.rewards(reward)))
 
 
 def kl_estimate(logp, ref, kind):
     """`clamp` as in verl; a "+" asks for another gradient of the same value."""
     name = kind.removesuffix("+")
     options = {"estimator": ESTIMATOR.get(name, name), "straight_through": kind != name, "clamp": True}
-    return kl(jnp.asarray(logp), jnp.asarray(ref), jnp.ones(logp.shape, bool), **options)
+    return call(kl, logp, ref, np.ones(logp.shape, bool), **options)
 
 
 def kl_estimators(logp, ref_logp):
@@ -145,31 +151,33 @@ def aggregate(loss, mask, mode, loss_scale_factor=None):
 
 
 def agg_loss(x, mask, mode="token-mean", loss_scale_factor=None):
-    return aggregate(x, mask, mode, loss_scale_factor)
+    return call(aggregate, x, mask=mask, mode=mode, loss_scale_factor=loss_scale_factor)
 
 
 def agg_weights(mask, mode, loss_scale_factor=None):
     """The aggregate is linear in the per-token losses; its gradient is their weights."""
-    return jax.grad(aggregate)(jnp.zeros(mask.shape), mask, mode, loss_scale_factor)
+    options = {"mask": mask, "mode": mode, "loss_scale_factor": loss_scale_factor}
+    return call(jax.grad(functools.partial(aggregate, **options)), np.zeros(mask.shape))
 
 
 def surrogate(logp, old, adv, mask, lo, hi, dual):
     low, high = (jnp.broadcast_to(jnp.asarray(x, jnp.float64), adv.shape) for x in (1 - lo, 1 + hi))
-    log_ratio = token(logp, jnp.asarray(old), mask)
-    return ppo_clip(log_ratio, low, high, jnp.asarray(adv), jnp.ones(adv.shape), mask, dual_clip=dual)
+    old, adv, mask = jnp.asarray(old), jnp.asarray(adv), jnp.asarray(mask, bool)
+    return ppo_clip(token(logp, old, mask), low, high, adv, jnp.ones(adv.shape), mask, dual_clip=dual)
 
 
 def ppo_token_loss(logp, old, adv, lo=0.2, hi=0.2, dual=3.0):
-    return surrogate(jnp.asarray(logp), old, adv, jnp.ones(adv.shape, bool), lo, hi, dual)
+    options = {"old": old, "adv": adv, "mask": np.ones(adv.shape), "lo": lo, "hi": hi, "dual": dual}
+    return call(surrogate, logp, **options)
 
 
 def clipped_surrogate(logp, old, adv, mask, lo=0.2, hi=0.2, dual=None, mode="token-mean"):
     """Loss, and its gradient with respect to the log-probs."""
 
     def loss(x):
-        return aggregate(surrogate(x, old, adv, jnp.asarray(mask, bool), lo, hi, dual), mask, mode)
+        return aggregate(surrogate(x, old, adv, mask, lo, hi, dual), mask, mode)
 
-    return list(jax.value_and_grad(loss)(jnp.asarray(logp)))
+    return list(call(jax.value_and_grad(loss), logp))
 
 
 def sft_loss(logp, mask, reduction="token_mean"):
@@ -184,9 +192,9 @@ def select(scope: str, default: float) -> Callable[..., jax.Array]:
     """Adapts `high_entropy` to flat rows."""
 
     def adapted(mask, entropy=None, score=None, rho=default, frac=None):
-        values = jnp.asarray(score if entropy is None else entropy)
+        values = score if entropy is None else entropy
         fraction = rho if frac is None else frac
-        return high_entropy(values[None], jnp.asarray(mask, bool)[None], fraction=fraction, scope=scope)[0]
+        return call(high_entropy, values[None], mask[None] > 0, fraction=fraction, scope=scope)[0]
 
     return adapted
 

@@ -1,9 +1,4 @@
-import os
-import resource
-import signal
-import subprocess
-import sys
-import textwrap
+import re
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.io import manifest
-from jaxrl_tok.io.checkpoint import Checkpoints, Restored, differences
+from jaxrl_tok.io.checkpoint import Checkpoints, differences
+from tests.io.checkpoint_folders import fill, newest, payload, restore, small
 
 
 class Moments(NamedTuple):
@@ -33,41 +29,6 @@ class State:
     opt_state: Any
     method_state: Any
     step: Any
-
-
-def small(value: float) -> dict:
-    return {"w": jnp.full((3,), value, jnp.float32)}
-
-
-def restore(checkpoints: Checkpoints, template: Any, **options) -> Restored:
-    restored = checkpoints.restore(template, **options)
-    assert restored is not None
-    return restored
-
-
-def fill(folder: Path, *steps: int, **options) -> list[str]:
-    """Saves `steps` one after another, each holding its own number, and returns the warnings."""
-    lines = []
-    with Checkpoints(folder, warn=lines.append, **options) as checkpoints:
-        for step in steps:
-            checkpoints.save(step, small(step), {"position": 10 * step})
-    return lines
-
-
-def newest(folder: Path) -> tuple[int | None, list[str]]:
-    lines = []
-    with Checkpoints(folder, warn=lines.append, read_only=True) as checkpoints:
-        restored = checkpoints.restore(small(0))
-    if restored is None:
-        return None, lines
-    assert restored.host == {"position": 10 * restored.step}
-    np.testing.assert_array_equal(restored.state["w"], np.full(3, restored.step, np.float32))
-    return restored.step, lines
-
-
-def payload(folder: Path) -> Path:
-    """Returns the file that holds the most of a step's arrays."""
-    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
 
 
 def every_kind_of_leaf() -> State:
@@ -160,114 +121,6 @@ def test_the_newest_is_restored_and_an_empty_folder_gives_none(tmp_path):
     assert newest(tmp_path) == (10, [])
 
 
-def flip_a_bit(folder: Path) -> None:
-    content = bytearray(payload(folder).read_bytes())
-    content[len(content) // 2] ^= 1
-    payload(folder).write_bytes(content)
-
-
-def cut_a_file(folder: Path) -> None:
-    os.truncate(payload(folder), payload(folder).stat().st_size - 1)
-
-
-def lose_a_file(folder: Path) -> None:
-    payload(folder).unlink()
-
-
-def change_the_host_note(folder: Path) -> None:
-    path = folder / "host" / "metadata"
-    path.write_bytes(path.read_bytes().replace(b"position", b"Position"))
-
-
-def add_a_file(folder: Path) -> None:
-    (folder / "state" / "d" / "0123").write_bytes(b"")
-
-
-def flip_a_bit_of_the_seal(folder: Path) -> None:
-    content = bytearray((folder / manifest.NAME).read_bytes())
-    content[3] ^= 1
-    (folder / manifest.NAME).write_bytes(content)
-
-
-def cut_a_line_of_the_seal(folder: Path) -> None:
-    lines = (folder / manifest.NAME).read_bytes().splitlines(keepends=True)
-    (folder / manifest.NAME).write_bytes(b"".join(lines[:-1]))
-
-
-def empty_the_seal(folder: Path) -> None:
-    (folder / manifest.NAME).write_bytes(b"")
-
-
-def lose_the_seal(folder: Path) -> None:
-    (folder / manifest.NAME).unlink()
-
-
-DAMAGES = {
-    flip_a_bit: "differs from its SHA-256",
-    cut_a_file: "differs from its SHA-256",
-    lose_a_file: "is missing",
-    change_the_host_note: "host/metadata differs from its SHA-256",
-    add_a_file: "state/d/0123 is not in SHA256SUMS",
-    flip_a_bit_of_the_seal: "SHA256SUMS",
-    cut_a_line_of_the_seal: "is not in SHA256SUMS",
-    empty_the_seal: "is not in SHA256SUMS",
-    lose_the_seal: "it was never finished (no SHA256SUMS)",
-}
-
-
-@pytest.fixture(scope="module")
-def three_steps(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    fill(folder, 1, 2, 3, keep_last=3)
-    return folder
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_newest_checkpoint_is_reported_in_one_line_and_the_one_before_it_used(
-    three_steps, tmp_path, damage
-):
-    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
-    damage(tmp_path / "c" / "3")
-    step, lines = newest(tmp_path / "c")
-    assert step == 2
-    assert len(lines) == 1 and "\n" not in lines[0]
-    assert lines[0].startswith(f"{tmp_path / 'c' / '3'}: checkpoint not used: ")
-    assert DAMAGES[damage] in lines[0]
-
-
-def test_without_an_intact_checkpoint_nothing_is_restored_nor_deleted(three_steps, tmp_path):
-    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
-    flip_a_bit(tmp_path / "c" / "3")
-    cut_a_file(tmp_path / "c" / "2")
-    lose_a_file(tmp_path / "c" / "1")
-    lines = []
-    with Checkpoints(tmp_path / "c", warn=lines.append) as checkpoints:
-        with pytest.raises(CheckpointError, match=r"c: no intact checkpoint; delete it to start again$"):
-            checkpoints.restore(small(0))
-        assert len(lines) == 3
-        assert checkpoints.steps() == [1, 2, 3]
-
-
-def test_damaged_steps_make_way_when_the_run_comes_to_them_again(three_steps, tmp_path):
-    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
-    flip_a_bit(tmp_path / "c" / "3")
-    lose_the_seal(tmp_path / "c" / "2")
-    with Checkpoints(tmp_path / "c", warn=lambda line: None) as checkpoints:
-        assert restore(checkpoints, small(0)).step == 1
-        checkpoints.save(2, small(2), {"position": 20}, wait=True)
-        assert checkpoints.steps() == [1, 2]
-        checkpoints.save(3, small(3), {"position": 30})
-    assert newest(tmp_path / "c") == (3, [])
-
-
-def test_a_run_that_looked_at_nothing_does_not_overwrite_an_earlier_one(three_steps, tmp_path):
-    subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
-    earlier = pytest.raises(CheckpointError, match="holds step 3 of an earlier run")
-    with Checkpoints(tmp_path / "c") as checkpoints, earlier:
-        checkpoints.save(2, small(2), {})
-    assert newest(tmp_path / "c") == (3, [])
-
-
 def test_a_step_that_is_already_saved_is_not_written_again(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, small(1), {"position": 10}, wait=True)
@@ -294,6 +147,21 @@ def test_retention_keeps_the_last_every_nth_and_the_best(tmp_path):
         np.testing.assert_array_equal(best.state["w"], np.full(3, 3, np.float32))
 
 
+def test_a_look_at_another_step_does_not_move_the_run_there(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, small(step), {}, best=step == 1)
+        checkpoints.wait()
+        before = payload(tmp_path / "3").stat().st_mtime_ns
+        assert restore(checkpoints, small(0), step=1).step == 1
+        checkpoints.save(3, small(3), {}, wait=True)
+        assert payload(tmp_path / "3").stat().st_mtime_ns == before
+        assert checkpoints.steps() == [1, 2, 3]
+        with pytest.raises(CheckpointError, match=r"5: no intact checkpoint"):
+            checkpoints.restore(small(0), step=5)
+        checkpoints.close()
+
+
 def test_an_old_step_is_deleted_only_after_a_newer_one_is_sealed(tmp_path, monkeypatch):
     seen = []
     seal = manifest.seal
@@ -306,6 +174,14 @@ def test_an_old_step_is_deleted_only_after_a_newer_one_is_sealed(tmp_path, monke
     fill(tmp_path, 1, 2, 3, 4)
     assert seen == [[], ["1"], ["1", "2"], ["2", "3"]]
     assert newest(tmp_path) == (4, [])
+
+
+def test_the_example_in_the_docs_runs(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert capsys.readouterr().out.startswith("[120] 120 120\n120 {'position': 960} {'params': {'w': Array(")
 
 
 def test_keep_last_below_two_is_refused(tmp_path):
@@ -323,46 +199,6 @@ def test_a_save_returns_while_its_sealing_is_still_to_come(tmp_path, monkeypatch
         go_on.set()
         checkpoints.wait()
         assert checkpoints.steps() == [1, 2]
-
-
-KILLED = """
-    import os, signal, sys
-    import jax.numpy as jnp
-    from jaxrl_tok.io import manifest
-    from jaxrl_tok.io.checkpoint import Checkpoints
-
-    unsealed, unwritten = Checkpoints(sys.argv[1]), Checkpoints(sys.argv[2])
-    small = {"w": jnp.ones((3,), jnp.float32)}
-    big = {f"w{i}": jnp.sin(jnp.arange(1e6, dtype=jnp.float32) + i) for i in range(16)}
-    for checkpoints in (unsealed, unwritten):
-        checkpoints.save(1, small, {"position": 10}, wait=True)
-
-    def hang(folder):
-        unwritten.save(2, big, {"position": 20})
-        while not list(unwritten.folder.glob("2.*")):
-            pass
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    manifest.seal = hang
-    unsealed.save(2, small, {"position": 20}, wait=True)
-"""
-
-
-def test_a_kill_inside_a_write_costs_the_half_written_step_only(tmp_path):
-    unsealed, unwritten = tmp_path / "unsealed", tmp_path / "unwritten"
-    child = [sys.executable, "-c", textwrap.dedent(KILLED), unsealed, unwritten]
-    killed = subprocess.run(child, cwd=Path(__file__).parents[2], timeout=120)
-    assert killed.returncode == -signal.SIGKILL
-    assert (unsealed / "2").is_dir()
-    assert not (unwritten / "2").is_dir() and list(unwritten.glob("2.*tmp*"))
-    for folder, warned in ((unsealed, 1), (unwritten, 0)):
-        lines = []
-        with Checkpoints(folder, warn=lines.append) as checkpoints:
-            assert restore(checkpoints, small(0)).step == 1
-            assert len(lines) == warned
-            checkpoints.save(2, small(2), {"position": 20})
-        assert newest(folder) == (2, [])
-        assert sorted(path.name for path in folder.glob("[!.]*")) == ["1", "2"]
 
 
 def test_another_config_is_refused_with_the_differing_keys(tmp_path):
@@ -400,55 +236,3 @@ def test_a_part_of_the_state_can_be_restored(tmp_path):
             checkpoints.restore({"params": {"w": jnp.zeros(3, jnp.int32)}})
         restored = restore(checkpoints, {"params": {"w": jnp.zeros(3, jnp.int32)}}, partial=True)
     assert_same_bits(restored.state, {"params": {"w": jnp.arange(3)}})
-
-
-def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        CheckpointError, match=r"file/checkpoints: cannot write checkpoints here: Not a directory$"
-    ):
-        Checkpoints(tmp_path / "file" / "checkpoints")
-
-
-def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, small(1), {"position": 10}, wait=True)
-        with pytest.raises(CheckpointError, match="another process is writing to this run folder"):
-            Checkpoints(tmp_path)
-        assert newest(tmp_path) == (1, [])
-    Checkpoints(tmp_path).close()
-
-
-@pytest.fixture
-def limit_file_size():
-    """Makes writes past a size fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("when", ["at the wait", "at the next save", "at the close"])
-def test_a_full_disk_gives_one_line_and_costs_no_older_checkpoint(tmp_path, limit_file_size, capfd, when):
-    noise = {"w": jnp.asarray(np.random.default_rng(0).normal(size=50_000), jnp.float32)}
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, noise, {"position": 10}, wait=True)
-    limit_file_size(50_000)
-    checkpoints.save(2, noise, {"position": 20})
-    with pytest.raises(CheckpointError) as caught:
-        if when == "at the wait":
-            checkpoints.wait()
-        elif when == "at the next save":
-            checkpoints.save(3, noise, {"position": 30})
-        else:
-            checkpoints.close()
-    limit_file_size(None)
-    assert str(caught.value) == (
-        f"{tmp_path / '2'}: cannot save this checkpoint: File too large (step 1 is finished)"
-    )
-    assert capfd.readouterr().err == ""
-    if when != "at the close":
-        assert restore(checkpoints, noise).step == 1
-        checkpoints.save(2, noise, {"position": 20})
-        checkpoints.close()
-    with Checkpoints(tmp_path) as again:
-        assert restore(again, noise).step == (1 if when == "at the close" else 2)

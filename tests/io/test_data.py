@@ -56,7 +56,10 @@ def test_batch_holds_what_its_questions_say():
 def test_columns_that_some_rows_lack_are_none(tmp_path):
     rows = [{"prompt": "a?", "x": 1}, {"prompt": "b?", "y": [2]}]
     data = Data(
-        open_source("files", paths=write(tmp_path / "a.jsonl", rows)), TEXT, max_prompt=8, heldout_fraction=0.0
+        open_source("files", paths=write(tmp_path / "a.jsonl", rows)),
+        TEXT,
+        max_prompt=8,
+        heldout_fraction=0.0,
     )
     batch = data.collate([data.source[0], data.source[1]])
     assert batch.columns == {"x": [1, None], "y": [None, [2]]}

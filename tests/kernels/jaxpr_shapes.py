@@ -1,4 +1,4 @@
-"""Finds intermediates of a traced function that hold logits: a token axis and the whole vocabulary at once."""
+"""Finds intermediates of a traced function that hold logits: a token axis and the whole vocabulary."""
 
 import math
 from collections.abc import Collection, Iterator
@@ -10,8 +10,8 @@ def offending(jaxpr: ClosedJaxpr, tokens: int | Collection[int], vocab: int) -> 
     """Gives "primitive shape" of every intermediate that is as large as the logits of all tokens.
 
     That is one with an axis as long as the vocabulary and min(tokens) elements beside it, however split over
-    axes, or one as large as both with the vocabulary flattened into an axis. Take a vocabulary that is prime and
-    longer than any other axis, and more tokens than hidden size: then parameters, [D, V], pass.
+    axes, or one as large as both with the vocabulary flattened into an axis. Take a vocabulary that is prime
+    and longer than any other axis, and more tokens than hidden size: then parameters, [D, V], pass.
 
     Args:
         jaxpr: from `jax.make_jaxpr(f)(*args)`; what it calls is searched too.

@@ -47,23 +47,25 @@ def test_rope_angles_are_float32_in_bfloat16():
 
 def test_swiglu_by_hand():
     x, gate, up, down = (jnp.array(v, jnp.float32) for v in ([[2.0]], [[1.0]], [[3.0]], [[0.5]]))
-    np.testing.assert_allclose(layers.swiglu(x, gate, up, down), [[2 / (1 + np.exp(-2)) * 6 * 0.5]], rtol=1e-6)
+    gate_up = jnp.stack([gate, up], axis=1)
+    np.testing.assert_allclose(layers.swiglu(x, gate_up, down), [[2 / (1 + np.exp(-2)) * 6 * 0.5]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 3, 4])
 def test_prompt_attention_is_causal_and_skips_the_padding(length):
-    q, k, v = random(1, 4, 4, 6), random(1, 4, 2, 6, seed=1), random(1, 4, 2, 6, seed=2)
+    q, k, v = random(1, 4, 2, 2, 6), random(1, 4, 2, 6, seed=1), random(1, 4, 2, 6, seed=2)
     got = layers.prompt_attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.array([length]))
     for t in range(4 - length, 4):
         for n in range(4):
             seen = range(4 - length, t + 1)
-            want = attend_one(q[0, t, n], [k[0, u, n // 2] for u in seen], [v[0, u, n // 2] for u in seen])
-            np.testing.assert_allclose(got[0, t, n], want, rtol=1e-4, atol=1e-5)
+            head = n // 2, n % 2
+            want = attend_one(q[0, t][head], [k[0, u, n // 2] for u in seen], [v[0, u, n // 2] for u in seen])
+            np.testing.assert_allclose(got[0, t][head], want, rtol=1e-4, atol=1e-5)
 
 
 def completion_case():
     """One prompt of 2 tokens padded to 3, two completions of 3 tokens, 4 heads over 2."""
-    own = random(1, 2, 3, 4, 6), random(1, 2, 3, 2, 6, seed=1), random(1, 2, 3, 2, 6, seed=2)
+    own = random(1, 2, 3, 2, 2, 6), random(1, 2, 3, 2, 6, seed=1), random(1, 2, 3, 2, 6, seed=2)
     return *own, random(1, 3, 2, 6, seed=3), random(1, 3, 2, 6, seed=4)
 
 
@@ -71,7 +73,7 @@ def wanted(g, t, n):
     q, k, v, pk, pv = completion_case()
     keys = [pk[0, s, n // 2] for s in (1, 2)] + [k[0, g, u, n // 2] for u in range(t + 1)]
     values = [pv[0, s, n // 2] for s in (1, 2)] + [v[0, g, u, n // 2] for u in range(t + 1)]
-    return attend_one(q[0, g, t, n], keys, values)
+    return attend_one(q[0, g, t, n // 2, n % 2], keys, values)
 
 
 def test_completions_see_their_prompt_and_themselves():
@@ -80,35 +82,61 @@ def test_completions_see_their_prompt_and_themselves():
     for g in range(2):
         for t in range(3):
             for n in range(4):
-                np.testing.assert_allclose(got[0, g, t, n], wanted(g, t, n), rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(got[0, g, t, n // 2, n % 2], wanted(g, t, n), rtol=1e-4, atol=1e-5)
 
 
 def test_one_decoded_token_sees_what_a_completion_token_sees():
     q, k, v, pk, pv = (jnp.asarray(x, jnp.float32) for x in completion_case())
     at = jnp.array([1, 2], jnp.int32)
+    k, v, pk, pv = (x.swapaxes(-3, -2) for x in (k, v, pk, pv))
     both = [jnp.broadcast_to(x, (2, *x.shape[1:])) for x in (pk, pv)]
-    got = layers.decode_attention(
-        q[0][jnp.arange(2), at], k[0], v[0], at, *both, jnp.array([2, 2], jnp.int32)
-    )
+    lengths = jnp.array([2, 2], jnp.int32)
+    got = layers.decode_attention(q[0][jnp.arange(2), at], k[0], v[0], at, *both, lengths)
     for g, t in ((0, 1), (1, 2)):
         for n in range(4):
-            np.testing.assert_allclose(got[g, n], wanted(g, t, n), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(got[g, n // 2, n % 2], wanted(g, t, n), rtol=1e-4, atol=1e-5)
+
+
+def separate_weights():
+    shapes = {"q": (8, 4, 4), "k": (8, 2, 4), "v": (8, 2, 4), "gate": (8, 6), "up": (8, 6)}
+    return {n: jnp.asarray(random(*shape, seed=i), jnp.float32) for i, (n, shape) in enumerate(shapes.items())}
+
+
+def test_fused_products_are_those_of_the_separate_weights():
+    x, w = jnp.asarray(random(2, 8), jnp.float32), separate_weights()
+    fused = layers.fuse(w | {"o": jnp.ones(1)})
+    assert set(fused) == {"qkv", "gate_up", "o"}
+    q, k, v = layers.project(x, fused, jnp.zeros(2, jnp.int32), theta=10.0, eps=1e-6)
+    for n in range(4):  # query head n serves with key/value head n // 2
+        np.testing.assert_allclose(q[:, n // 2, n % 2], x @ w["q"][:, n], rtol=1e-4, atol=1e-5)
+    for n in range(2):
+        np.testing.assert_allclose(k[:, n], x @ w["k"][:, n], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(v[:, n], x @ w["v"][:, n], rtol=1e-4, atol=1e-5)
+    down = jnp.asarray(random(6, 8), jnp.float32)
+    gate, up = np.asarray(x @ w["gate"], np.float64), np.asarray(x @ w["up"], np.float64)
+    want = gate / (1 + np.exp(-gate)) * up @ np.asarray(down)
+    np.testing.assert_allclose(layers.swiglu(x, fused["gate_up"], down), want, rtol=1e-3, atol=1e-4)
 
 
 def test_project_adds_biases_and_norms_where_the_weights_have_them():
-    x = jnp.asarray(random(2, 8), jnp.float32)
-    w = {n: jnp.asarray(random(8, heads, 4, seed=i), jnp.float32) for i, (n, heads) in enumerate(zip("qkv", (4, 2, 2)))}
-    at = jnp.zeros(2, jnp.int32)
-    plain = layers.project(x, w, at, theta=10.0, eps=1e-6)
-    shift = {f"{n}_bias": jnp.full(w[n].shape[1:], 0.5, jnp.float32) for n in "qkv"}
-    for a, b in zip(plain, layers.project(x, w | shift, at, theta=10.0, eps=1e-6), strict=True):
-        np.testing.assert_allclose(b - a, 0.5, rtol=1e-4)
-    normed = layers.project(x, w | {"q_norm": jnp.ones(4), "k_norm": jnp.ones(4)}, at, theta=10.0, eps=1e-6)
+    x, w = jnp.asarray(random(2, 8), jnp.float32), separate_weights()
+    at, fused = jnp.zeros(2, jnp.int32), layers.fuse(w)
+    q, k, v = layers.project(x, fused, at, theta=10.0, eps=1e-6)
+    bias = {f"{n}_bias": jnp.asarray(random(*w[n].shape[1:], seed=7), jnp.float32) for n in "qkv"}
+    shifted = layers.project(x, fused | bias, at, theta=10.0, eps=1e-6)
+    for n in range(4):
+        moved = shifted[0][:, n // 2, n % 2] - q[:, n // 2, n % 2]
+        np.testing.assert_allclose(moved, jnp.stack([bias["q_bias"][n]] * 2), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(shifted[1] - k, jnp.stack([bias["k_bias"]] * 2), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(shifted[2] - v, jnp.stack([bias["v_bias"]] * 2), rtol=1e-3, atol=1e-5)
+    ones = {"q_norm": jnp.ones(4), "k_norm": jnp.ones(4)}
+    normed = layers.project(x, fused | ones, at, theta=10.0, eps=1e-6)
     np.testing.assert_allclose(np.mean(np.square(normed[0]), -1), 1, rtol=1e-4)
-    np.testing.assert_array_equal(normed[2], plain[2])
+    np.testing.assert_array_equal(normed[2], v)
 
 
 def test_gradients_are_finite_where_a_query_sees_only_padding():
-    q, k, v = (jnp.asarray(random(1, 3, h, 4, seed=i), jnp.float32) for i, h in enumerate((2, 1, 1)))
+    q = jnp.asarray(random(1, 3, 1, 2, 4), jnp.float32)
+    k, v = (jnp.asarray(random(1, 3, 1, 4, seed=i), jnp.float32) for i in (1, 2))
     grads = jax.grad(lambda *a: layers.prompt_attention(*a, jnp.array([1])).sum(), (0, 1, 2))(q, k, v)
     assert all(np.isfinite(g).all() for g in grads)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_tok.models import KVCache, transformer
+from jaxrl_tok.models import transformer
 from jaxrl_tok.models import params as model_params
 from tests import tiny
 
@@ -47,11 +47,12 @@ def test_decoding_gives_the_states_of_forward(changes):
     before, hidden = transformer.forward(weights, arch, prompts.tokens, prompts.lengths, after)
     last, prompt_cache = transformer.prefill(weights, arch, prompts.tokens, prompts.lengths)
     np.testing.assert_allclose(last, before[:, -1], rtol=1e-5, atol=1e-6)
-    cache = KVCache.empty(arch.layers, 6, 5, arch.kv_heads, arch.head_dim, arch.dtype)
+    cache = transformer.empty_cache(arch, 6, 5)
+    ready = transformer.for_decoding(weights, arch)
     rows = after.reshape(6, 5)
     for t in range(5):
         got, cache = transformer.decode(
-            weights, arch, rows[:, t], jnp.full(6, t, jnp.int32), cache, prompt_cache,
+            ready, arch, rows[:, t], jnp.full(6, t, jnp.int32), cache, prompt_cache,
             jnp.repeat(jnp.arange(2), 3), prompts.lengths,
         )  # fmt: skip
         np.testing.assert_allclose(got, hidden.reshape(6, 5, -1)[:, t], rtol=2e-4, atol=2e-5)

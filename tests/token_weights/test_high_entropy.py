@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,17 +15,16 @@ SCOPES = ["batch", "batch_quantile", "response"]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.37, 0.5, 1.0])
-@pytest.mark.parametrize("ties", [False, True])
-def test_oracle(scope, fraction, ties):
+@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.37, 1.0])
+def test_oracle_with_and_without_ties(scope, fraction):
+    select = jax.jit(partial(high_entropy, fraction=fraction, scope=scope))
     for seed in range(3):
         fields = assemble(seed)
-        entropy = jnp.round(fields["old_entropy"]) if ties else fields["old_entropy"]
-        expected = oracle.high_entropy(
-            np.asarray(entropy), np.asarray(fields["mask"]), fraction=fraction, scope=scope
-        )
-        result = high_entropy(entropy, fields["mask"], fraction=fraction, scope=scope)
-        np.testing.assert_array_equal(result, expected)
+        mask = fields["mask"]
+        for entropy in (fields["old_entropy"], jnp.round(fields["old_entropy"])):
+            arrays = np.asarray(entropy), np.asarray(mask)
+            expected = oracle.high_entropy(*arrays, fraction=fraction, scope=scope)
+            np.testing.assert_array_equal(select(entropy, mask), expected)
 
 
 def test_scopes_differ_as_they_say():

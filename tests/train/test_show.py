@@ -86,7 +86,6 @@ def test_both_stages_are_described(text):
         "warmup: 200 steps of 128 prompts, 1 completion each, and 1 update; recipe sft",
         "train: 80 steps of 16 prompts, 8 completions each, and 1 update; recipe grpo_kl",
     ]
-    assert notes(text).count("slot  method  hyperparameters  reads") == 0  # lined up, so wider
     without = notes(show(QUICKSTART, ["warmup.steps=0", "train.epochs=3"]))
     assert [line for line in without if "; recipe " in line] == [
         "train: 80 steps of 16 prompts, 8 completions each, and 3 updates; recipe grpo"
@@ -129,7 +128,7 @@ def test_passes(sets, line):
     ("error", "sets", "words"),
     [
         (ShardingError, ["mesh.data=3"], "does not fit 4 devices"),
-        (ShardingError, ["rollout.prompts=6"], "rollout.prompts: 6 prompts a microbatch do not divide over 4"),
+        (ShardingError, ["rollout.prompts=6"], "rollout.prompts: 6 prompts a microbatch do not divide"),
         (ShardingError, ["train.microbatches=8"], "rollout.prompts: 2 prompts a microbatch"),
         (ShardingError, ["warmup.batch=6"], "warmup.batch: 6"),
         (ShardingError, ["mesh.tensor=4"], "dimension 'kv_heads' of 2 does not divide over 4"),
@@ -138,7 +137,7 @@ def test_passes(sets, line):
         (ConfigError, ["data.termz=3"], "data.termz: no such option"),
         (RewardError, ["reward.correct.function=verifyer"], "did you mean 'verifier'"),
         (RewardError, ["eval.function=exactmatch"], "did you mean 'exact_match'"),
-        (DataError, ["data.terms=3"], "has 4,?[0-9]+ questions|questions; training draws 25600"),
+        (DataError, ["data.terms=3"], "questions; training draws 25600"),
         (DataError, ["tokenizer.alphabet=0123456789"], "arithmetic question"),
         (DataError, ["rollout.max_prompt=5"], "more than rollout.max_prompt = 5"),
         (DataError, ["data.heldout_fraction=0.0"], "held-out questions found, 128 asked for"),
@@ -172,5 +171,5 @@ def test_methods_by_what_they_read():
 
 
 def test_methods_refuses_an_array_that_nothing_reads():
-    with pytest.raises(ConfigError, match="--reads old_entopy: .* did you mean 'old_entropy'"):
+    with pytest.raises(ConfigError, match=r"--reads old_entopy: .*; did you mean 'old_entropy'"):
         methods("old_entopy")

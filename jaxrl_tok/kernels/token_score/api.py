@@ -96,9 +96,9 @@ def kept_logprobs(
 
     A threshold is a log-prob at the temperature 1 / inv_temperature, before filtering. Another program rounds
     logits otherwise, so it is best laid halfway between the last kept token and the first dropped one. The
-    kept set is constant under differentiation; thresholds and lse get no gradient. -inf keeps all and gives
-    the `logprobs` of `token_score` to the bit; +inf keeps the target alone and gives 0. Ignored targets,
-    bounds and types are those of `token_score`.
+    kept set is constant under differentiation; thresholds and lse get no gradient. +inf keeps the target
+    alone and gives 0. -inf keeps all and gives the `logprobs` of `token_score`, to the bit where that too is
+    compiled for its log-probs alone. Ignored targets, bounds and types are those of `token_score`.
 
     Args:
         hidden: the model's last hidden states, after its final norm.

@@ -4,7 +4,6 @@ Holds [N, block] logits at most, and computes them again backwards: one matmul f
 slice of the head is read once in each direction, and each slice of its gradient written once.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_tok.kernels.token_score import block_sizes
-from jaxrl_tok.kernels.token_score.common import NEG, Coefficients, Options, Rows, Sums, wider
+from jaxrl_tok.kernels.token_score.common import NEG, Coefficients, Options, Rows, Sums, unfused, wider
 
 Tree = TypeVar("Tree")
 
@@ -23,11 +22,11 @@ def forward(rows: Rows, head: Array, options: Options) -> Sums:
     block, tiles = _blocking(rows, head, options)
 
     def sums_of(tile: Rows) -> Sums:
-        def step(total: Sums | None, start: Array | int, size: int) -> Sums:
-            part = _sums(_logits(tile, _columns(head, start, size, options), start, options))
-            return part if total is None else merge(total, part)
+        def step(total: Sums, start: Array | int, size: int) -> Sums:
+            return merge(total, _sums(_logits(tile, _columns(head, start, size, options), start, options)))
 
-        return _sweep(step, head.shape[options.vocab_axis], block)
+        zero = jnp.zeros_like(tile.inv_temperature)
+        return _sweep(step, Sums(zero + NEG, zero, zero, zero), head.shape[options.vocab_axis], block)
 
     if tiles == 1:
         return sums_of(rows)
@@ -39,23 +38,20 @@ def backward(
 ) -> tuple[Float[Array, "N D"], Array | None]:
     """Returns the gradients of hidden and head."""
     block, tiles = _blocking(rows, head, options)
-    if tiles == 1:
-        gradients = functools.partial(_gradients, rows, coefficients)
-    else:
-        gradients = functools.partial(_tiled_gradients, _split((rows, coefficients), tiles))
+    work = (rows, coefficients) if tiles == 1 else _split((rows, coefficients), tiles)
+    gradients = _gradients if tiles == 1 else _tiled_gradients
 
-    def step(total: tuple | None, start: Array | int, size: int) -> tuple:
-        d_hidden, d_columns = gradients(_columns(head, start, size, options), start, options)
-        if total is None:
-            d_head = jnp.zeros_like(head) if options.head_grad else None
-        else:
-            d_hidden, d_head = total[0] + d_hidden, total[1]
+    def step(total: tuple[Array, Array | None], start: Array | int, size: int) -> tuple[Array, Array | None]:
+        d_hidden, d_head = total
+        d_rows, d_columns = gradients(work, _columns(head, start, size, options), start, options)
         if d_head is not None and d_columns is not None:
             d_columns = d_columns.astype(head.dtype)
             d_head = jax.lax.dynamic_update_slice_in_dim(d_head, d_columns, start, options.vocab_axis)
-        return d_hidden, d_head
+        return d_hidden + d_rows, d_head
 
-    d_hidden, d_head = _sweep(step, head.shape[options.vocab_axis], block)
+    d_hidden = jnp.zeros_like(work[0].hidden, dtype=rows.inv_temperature.dtype)
+    d_head = jnp.zeros_like(head) if options.head_grad else None
+    d_hidden, d_head = _sweep(step, (d_hidden, d_head), head.shape[options.vocab_axis], block)
     if tiles > 1:
         d_hidden = _join(d_hidden, len(rows.targets))
     return d_hidden.astype(rows.hidden.dtype), d_head
@@ -89,7 +85,7 @@ def _logits(rows: Rows, columns: Array, start: Array | int, options: Options) ->
     if options.soft_cap is not None:
         u = jnp.tanh(z / options.soft_cap)
         z, slope = options.soft_cap * u, 1 - u * u
-    z = z * rows.inv_temperature[:, None]
+    z = unfused(z * rows.inv_temperature[:, None])
     is_target = jax.lax.broadcasted_iota(jnp.int32, z.shape, 1) == (rows.targets - start)[:, None]
     kept = None if rows.cut is None else (z >= rows.cut[:, None]) | is_target
     return _Logits(z, slope, is_target, kept)
@@ -105,9 +101,10 @@ def _sums(block: _Logits) -> Sums:
 
 
 def _gradients(
-    rows: Rows, coefficients: Coefficients, columns: Array, start: Array | int, options: Options
+    work: tuple[Rows, Coefficients], columns: Array, start: Array | int, options: Options
 ) -> tuple[Float[Array, "N D"], Array | None]:
     """Returns one block's part of the gradient of hidden, and the gradient of its columns."""
+    rows, coefficients = work
     block = _logits(rows, columns, start, options)
     logp = (block.z - coefficients.max_logit[:, None]) - coefficients.log_sum[:, None]
     g = jnp.exp(logp) * (coefficients.constant[:, None] + coefficients.slope[:, None] * logp)
@@ -128,7 +125,7 @@ def _tiled_gradients(
     """Returns what `_gradients` does, one tile of rows at a time."""
 
     def step(total: Array | None, tile: tuple[Rows, Coefficients]) -> tuple[Array | None, Array]:
-        d_hidden, d_columns = _gradients(*tile, columns, start, options)
+        d_hidden, d_columns = _gradients(tile, columns, start, options)
         return jax.tree.map(jnp.add, total, d_columns), d_hidden
 
     dtype = tiles[0].inv_temperature.dtype
@@ -143,16 +140,17 @@ def _einsum(equation: str, a: Array, b: Array, dtype: Any) -> Array:
     return jnp.einsum(equation, a.astype(wide), b.astype(wide), preferred_element_type=dtype)
 
 
-def _sweep(step: Callable[[Any, Any, int], Any], vocabulary: int, block: int) -> Any:
-    """Folds step(total, start, size) over the blocks of the vocabulary; the first gets `None` for the total.
+def _sweep(step: Callable[[Tree, Any, int], Tree], total: Tree, vocabulary: int, block: int) -> Tree:
+    """Folds step(total, start, size) over the blocks of the vocabulary.
 
     What does not fill a block is a smaller step at the end: no column is visited twice, none is padding, and
     every start is a multiple of the block.
     """
     full, rest = divmod(vocabulary, block)
-    total = step(None, 0, block)
-    if full > 1:
-        starts = block * jnp.arange(1, full, dtype=jnp.int32)
+    if full == 1:
+        total = step(total, 0, block)
+    elif full > 1:
+        starts = block * jnp.arange(full, dtype=jnp.int32)
         total, _ = jax.lax.scan(lambda total, start: (step(total, start, block), None), total, starts)
     return step(total, full * block, rest) if rest else total
 

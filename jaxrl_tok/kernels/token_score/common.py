@@ -34,6 +34,15 @@ def wider(*arrays: Array) -> np.dtype:
         return jnp.result_type(*(x.dtype for x in arrays))
 
 
+def unfused(z: Array) -> Array:
+    """Returns logits as they are, rounded once.
+
+    The maximum changes nothing, but keeps a compiler from fusing the product that made z into a subtraction
+    later on. One logit would have two values then: unrounded there, and rounded in its row's maximum.
+    """
+    return jnp.maximum(z, NEG)
+
+
 class Options(NamedTuple):
     """The static half of a scoring problem."""
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxrl_tok.kernels.token_score.common import NEG, Coefficients, Options, Rows, Sums
+from jaxrl_tok.kernels.token_score.common import NEG, Coefficients, Options, Rows, Sums, unfused
 
 
 def _logits(rows: Rows, head: Array, options: Options) -> tuple[Float[Array, "N V"], Float[Array, "N V"]]:
@@ -18,9 +18,9 @@ def _logits(rows: Rows, head: Array, options: Options) -> tuple[Float[Array, "N 
     raw = _einsum(f"nd,{layout}->nv", rows.hidden.astype(dtype), head.astype(dtype))
     inv_temperature = jnp.broadcast_to(rows.inv_temperature[:, None], raw.shape)
     if options.soft_cap is None:
-        return raw * inv_temperature, inv_temperature
+        return unfused(raw * inv_temperature), inv_temperature
     u = jnp.tanh(raw / options.soft_cap)
-    return options.soft_cap * u * inv_temperature, (1 - u * u) * inv_temperature
+    return unfused(options.soft_cap * u * inv_temperature), (1 - u * u) * inv_temperature
 
 
 def _masks(rows: Rows, z: Float[Array, "N V"]) -> tuple[Bool[Array, "N V"], Bool[Array, "N V"]]:

@@ -1,4 +1,4 @@
-"""Scoring holds no array with a token axis and the whole vocabulary; and the search that shows it finds such."""
+"""Scoring holds no array of tokens by vocabulary; and the search that says so finds one where there is."""
 
 import jax
 import jax.numpy as jnp

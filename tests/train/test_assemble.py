@@ -1,0 +1,38 @@
+import jax.numpy as jnp
+import numpy as np
+
+from tests.train import cases
+
+
+def test_a_filter_takes_its_groups_out_of_mask_and_valid():
+    fields = cases.fields()
+    batch = cases.batch("dapo")
+    rewards, valid = np.asarray(fields["rewards"]), np.asarray(fields["valid"])
+    keeps = [len(set(r[ok])) > 1 for r, ok in zip(rewards, valid, strict=True)]
+    assert 0 < sum(keeps) < len(keeps)
+    np.testing.assert_array_equal(batch.fields["valid"], valid & np.array(keeps)[:, None])
+    np.testing.assert_array_equal(
+        batch.fields["mask"], np.asarray(fields["mask"]) & np.asarray(batch.fields["valid"])[..., None]
+    )
+
+
+def test_advantages_are_of_the_valid_samples_only():
+    fields, batch = cases.fields(), cases.batch("dr_grpo")
+    rewards, valid = np.asarray(fields["rewards"]), np.asarray(fields["valid"])
+    for p in range(cases.PROMPTS):
+        mean = rewards[p][valid[p]].mean()
+        for g in range(cases.GROUP):
+            expected = np.where(batch.fields["mask"][p, g], rewards[p, g] - mean, 0)
+            np.testing.assert_allclose(batch.fields["advantages"][p, g], expected, atol=1e-6)
+
+
+def test_without_a_token_weight_every_trained_token_counts_once():
+    batch = cases.batch("grpo")
+    np.testing.assert_array_equal(batch.fields["token_weights"], np.asarray(batch.fields["mask"], np.float32))
+
+
+def test_the_step_gets_what_it_reads_and_no_more():
+    batch = cases.batch("grpo")
+    assert "ref_logprobs" not in batch.fields and "rewards" not in batch.fields
+    assert "ref_logprobs" in cases.batch("grpo_kl").fields
+    assert batch.fields["advantages"].dtype == jnp.float32

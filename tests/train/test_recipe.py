@@ -1,0 +1,60 @@
+import pytest
+
+from jaxrl_tok.config.load import load_recipe
+from jaxrl_tok.config.schema import RecipeConfig
+from jaxrl_tok.errors import ConfigError
+from jaxrl_tok.train.recipe import build_recipe
+from tests.train.cases import recipe
+
+POLICY = {"method": "ppo_clip", "reduction": {"method": "token_mean"}}
+GRPO = {
+    "advantage": {"method": "grpo"},
+    "ratio": {"method": "token"},
+    "clip": {"method": "asymmetric"},
+    "loss": {"policy": POLICY},
+}
+
+
+def build(**changes):
+    return build_recipe(RecipeConfig.model_validate({"name": "mine"} | GRPO | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "updates", "old", "reference"),
+    [
+        ("grpo", 1, False, False),
+        ("grpo", 2, True, False),
+        ("grpo_kl", 1, False, True),
+        ("beyond_80_20", 1, True, False),
+        ("sft", 1, False, False),
+        ("sft", 4, False, False),
+    ],
+)
+def test_only_the_passes_that_are_read_run(name, updates, old, reference):
+    assert recipe(name).passes(updates) == {"old": old, "reference": reference}
+
+
+def test_a_recipes_terms_keep_their_weights():
+    terms = {term.name: term for term in recipe("grpo_kl").terms}
+    assert terms["policy"].weight == 1 and terms["kl"].weight == load_recipe("grpo_kl").loss["kl"].weight
+    assert terms["kl"].loss.name == "kl"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"advantage": {"method": "gropo"}}, "recipe mine: advantage: no method 'gropo'; did you mean 'grpo'?"),
+        ({"clip": {"method": "asymmetric", "hihg": 2.0}}, "did you mean 'high'?"),
+        ({"ratio": None}, "its losses read ['log_ratio'], but ratio is empty"),
+        ({"advantage": None}, "its losses read ['advantages'], but advantage is empty"),
+        (
+            {"loss": {"imitate": {"method": "sft", "reduction": {"method": "token_mean"}}}},
+            "is set, but no loss reads its result",
+        ),
+        ({"loss": {"policy": POLICY | {"reduction": {"method": "token_men"}}}}, "did you mean 'token_mean'?"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_load(changes, line):
+    with pytest.raises(ConfigError) as error:
+        build(**changes)
+    assert line in str(error.value) and "\n" not in str(error.value)
