@@ -21,16 +21,25 @@ def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, " D"], eps: float) ->
     return y.astype(x.dtype) * _like(weight.astype(x.dtype), x)
 
 
-def rope(x: Float[Array, "*B H"], positions: Int[Array, "*P"], theta: float) -> Float[Array, "*B H"]:
-    """Rotates pairs (i, i + H/2) by position * theta^(-2i/H), the halves layout. Su et al. 2021, arXiv 2104.09864.
+def turns(positions: Int[Array, "*B"], size: int, theta: float) -> Float[Array, "*B 2 H"]:
+    """Returns cosine and sine of position * theta^(-2i/size), for i < size/2: what `rope` turns pair i by.
 
-    `positions` has the leading axes of `x`; those it lacks are heads. Angles are float32: bfloat16 rounds 257 to 256.
+    Computed once for all layers: the two functions are long programs on a CPU. Angles are float32: bfloat16
+    rounds 257 to 256.
     """
-    half = x.shape[-1] // 2
-    frequency = jnp.float32(theta) ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    at = positions.astype(jnp.float32).reshape(positions.shape + (1,) * (x.ndim - positions.ndim))
-    angle = at * _like(frequency, at)
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    frequency = jnp.float32(theta) ** (-jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
+    angle = positions.astype(jnp.float32)[..., None]
+    angle = angle * _like(frequency, angle)
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-2)
+
+
+def rope(x: Float[Array, "*B H"], turns: Float[Array, "*P 2 J"]) -> Float[Array, "*B H"]:
+    """Rotates pairs (i, i + H/2), the halves layout. Su et al. 2021, arXiv 2104.09864.
+
+    `turns` has the leading axes of `x`; those it lacks are heads.
+    """
+    heads = x.ndim - turns.ndim + 1
+    cos, sin = (turns[..., i, :].reshape(*turns.shape[:-2], *(1,) * heads, -1) for i in (0, 1))
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
@@ -59,7 +68,7 @@ def swiglu(
 
 
 def project(
-    x: Float[Array, "*B D"], weights: dict[str, Any], positions: Int[Array, "*B"], *, theta: float, eps: float
+    x: Float[Array, "*B D"], weights: dict[str, Any], turns: Float[Array, "*B 2 J"], eps: float
 ) -> tuple[Float[Array, "*B K M H"], Float[Array, "*B K H"], Float[Array, "*B K H"]]:
     """Returns queries by the key/value head they share, keys and values, of fused weights.
 
@@ -72,7 +81,7 @@ def project(
         k, v = (y + _like(weights[f"{n}_bias"], y) for y, n in ((k, "k"), (v, "v")))
     if "q_norm" in weights:
         q, k = rms_norm(q, weights["q_norm"], eps), rms_norm(k, weights["k_norm"], eps)
-    return rope(q, positions, theta), rope(k, positions, theta), v
+    return rope(q, turns), rope(k, turns), v
 
 
 def prompt_attention(

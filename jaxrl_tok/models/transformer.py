@@ -7,7 +7,6 @@ Three ways through it, with the same layers:
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -108,24 +107,29 @@ def forward(
 
     `completions[p, g]` follow `prompts[p]`: they see the prompt and themselves, never each other.
     """
-    prompt_at, start = _prompt_positions(prompts, lengths), lengths[:, None, None]
-    own_at = start + jnp.arange(completions.shape[-1], dtype=jnp.int32)[None, None]
-    own_at = jnp.broadcast_to(own_at, completions.shape)
+    rows, size = prompts.shape
+    own_at = lengths[:, None, None] + jnp.arange(completions.shape[-1], dtype=jnp.int32)[None, None]
+    own_at = jnp.broadcast_to(own_at, completions.shape).reshape(rows, -1)
+    turns = _turns(jnp.concatenate([_prompt_positions(prompts, lengths), own_at], axis=1), arch)
 
-    def layer(carry: Any, weights: Params) -> tuple[Any, None]:
-        (x, y), weights = carry, _ready(weights, arch)
-        attend = functools.partial(_attend_prompt, lengths=lengths)
-        x, (k, v) = _block(x, weights, arch, prompt_at, attend)
-        y, _ = _block(
-            y, weights, arch, own_at, lambda *qkv: (layers.completion_attention(*qkv, k, v, lengths), None)
-        )
-        return (x, y), None
+    def apart(x: Array) -> tuple[Array, Array]:
+        return x[:, :size], x[:, size:].reshape(*completions.shape, *x.shape[2:])
+
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+        (prompt_q, q), (prompt_k, k), (prompt_v, v) = map(apart, (q, k, v))
+        prompt = layers.prompt_attention(prompt_q, prompt_k, prompt_v, lengths)
+        own = layers.completion_attention(q, k, v, prompt_k, prompt_v, lengths)
+        return jnp.concatenate([prompt, own.reshape(rows, -1, *own.shape[3:])], axis=1), None
+
+    def layer(x: Array, weights: Params) -> tuple[Array, None]:
+        return _block(x, _ready(weights, arch), arch, turns, attend)
 
     if arch.remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT[arch.remat])
-    carry = (_embed(params, arch, prompts), _embed(params, arch, completions))
-    (x, y), _ = jax.lax.scan(layer, carry, params["layers"], unroll=arch.unroll)
-    return _final(x, params, arch), _final(y, params, arch)
+    # A prompt and its completions are one row: what acts on each token alone then runs, and compiles, once.
+    tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
+    x, _ = jax.lax.scan(layer, _embed(params, arch, tokens), params["layers"], unroll=arch.unroll)
+    return apart(_final(x, params, arch))
 
 
 def for_decoding(params: Params, arch: Architecture) -> Params:
@@ -148,12 +152,13 @@ def prefill(
     params: Params, arch: Architecture, prompts: Int[Array, "P S"], lengths: Int[Array, " P"]
 ) -> tuple[Float[Array, "P D"], tuple[KVCache, ...]]:
     """Returns the hidden state of each prompt's last token and, by layer, the keys and values of all of them."""
-    at = _prompt_positions(prompts, lengths)
-    attend = functools.partial(_attend_prompt, lengths=lengths)
+    turns = _turns(_prompt_positions(prompts, lengths), arch)
+
+    def attend(q: Array, k: Array, v: Array) -> tuple[Array, KVCache]:
+        return layers.prompt_attention(q, k, v, lengths), KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
     def layer(x: Array, weights: Params) -> tuple[Array, KVCache]:
-        x, (k, v) = _block(x, _ready(weights, arch), arch, at, attend)
-        return x, KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
+        return _block(x, _ready(weights, arch), arch, turns, attend)
 
     x, stacked = jax.lax.scan(layer, _embed(params, arch, prompts), params["layers"], unroll=arch.unroll)
     caches = tuple(jax.tree.map(lambda c, i=i: c[i], stacked) for i in range(arch.layers))
@@ -178,22 +183,22 @@ def decode(
     """
     x = _embed(weights, arch, tokens)
     lengths = lengths[prompt_of]
-    longer = []
+    turns, longer = _turns(lengths + at, arch), []
     for layer, own, prompt in zip(weights["layers"], cache, prompt_cache, strict=True):
 
         def attend(q: Array, k: Array, v: Array, own: KVCache = own, prompt: KVCache = prompt) -> Any:
             own, shared = own.write(at, k, v), prompt.rows(prompt_of)
             return layers.decode_attention(q, own.k, own.v, at, shared.k, shared.v, lengths), own
 
-        x, own = _block(x, layer, arch, lengths + at, attend)
+        x, own = _block(x, layer, arch, turns, attend)
         longer.append(own)
     return _final(x, weights, arch), tuple(longer)
 
 
-def _block(x: Array, weights: Params, arch: Architecture, at: Array, attend: Any) -> tuple[Array, Any]:
+def _block(x: Array, weights: Params, arch: Architecture, turns: Array, attend: Any) -> tuple[Array, Any]:
     """One pre-norm layer; `attend(q, k, v)` returns the mixed values and whatever it wants to keep."""
     h = layers.rms_norm(x, weights["attention_norm"], arch.norm_eps)
-    q, k, v = layers.project(h, weights, at, theta=arch.rope_theta, eps=arch.norm_eps)
+    q, k, v = layers.project(h, weights, turns, arch.norm_eps)
     mixed, kept = attend(q, k, v)
     mixed = mixed.reshape(*x.shape[:-1], arch.heads, arch.head_dim)
     x = x + jnp.einsum("...NH,NHD->...D", mixed, weights["o"])
@@ -201,8 +206,8 @@ def _block(x: Array, weights: Params, arch: Architecture, at: Array, attend: Any
     return x + layers.swiglu(h, weights["gate_up"], weights["down"]), kept
 
 
-def _attend_prompt(q: Array, k: Array, v: Array, *, lengths: Array) -> tuple[Array, tuple[Array, Array]]:
-    return layers.prompt_attention(q, k, v, lengths), (k, v)
+def _turns(positions: Array, arch: Architecture) -> Array:
+    return layers.turns(positions, arch.head_dim, arch.rope_theta)
 
 
 def _prompt_positions(prompts: Array, lengths: Array) -> Array:

@@ -29,7 +29,7 @@ def test_rope_turns_pairs_and_keeps_relative_angles():
     q, k = random(1, 1, 8), random(1, 1, 8, seed=1)
 
     def turned(x, at):
-        return np.asarray(layers.rope(jnp.asarray(x, jnp.float32), jnp.array([at], jnp.int32), 100.0))[0, 0]
+        return np.asarray(layers.rope(jnp.asarray(x, jnp.float32), layers.turns(jnp.array([at], jnp.int32), 8, 100.0)))[0, 0]
 
     # Pair i is (x[i], x[i + 4]), turned by at * 100^(-i/4): at position 3, pair 1.
     angle = 3 * 100.0 ** (-1 / 4)
@@ -41,7 +41,7 @@ def test_rope_turns_pairs_and_keeps_relative_angles():
 
 def test_rope_angles_are_float32_in_bfloat16():
     x = jnp.ones((2, 1, 4), jnp.bfloat16)
-    got = np.asarray(layers.rope(x, jnp.array([256, 257], jnp.int32), 10.0), np.float32)
+    got = np.asarray(layers.rope(x, layers.turns(jnp.array([256, 257], jnp.int32), 4, 10.0)), np.float32)
     assert abs(got[0, 0, 0] - got[1, 0, 0]) > 0.1  # bfloat16 would round 257 to 256
 
 
@@ -106,7 +106,7 @@ def test_fused_products_are_those_of_the_separate_weights():
     x, w = jnp.asarray(random(2, 8), jnp.float32), separate_weights()
     fused = layers.fuse(w | {"o": jnp.ones(1)})
     assert set(fused) == {"qkv", "gate_up", "o"}
-    q, k, v = layers.project(x, fused, jnp.zeros(2, jnp.int32), theta=10.0, eps=1e-6)
+    q, k, v = layers.project(x, fused, layers.turns(jnp.zeros(2, jnp.int32), 4, 10.0), 1e-6)
     for n in range(4):  # query head n serves with key/value head n // 2
         np.testing.assert_allclose(q[:, n // 2, n % 2], x @ w["q"][:, n], rtol=1e-4, atol=1e-5)
     for n in range(2):
@@ -120,17 +120,17 @@ def test_fused_products_are_those_of_the_separate_weights():
 
 def test_project_adds_biases_and_norms_where_the_weights_have_them():
     x, w = jnp.asarray(random(2, 8), jnp.float32), separate_weights()
-    at, fused = jnp.zeros(2, jnp.int32), layers.fuse(w)
-    q, k, v = layers.project(x, fused, at, theta=10.0, eps=1e-6)
+    at, fused = layers.turns(jnp.zeros(2, jnp.int32), 4, 10.0), layers.fuse(w)
+    q, k, v = layers.project(x, fused, at, 1e-6)
     bias = {f"{n}_bias": jnp.asarray(random(*w[n].shape[1:], seed=7), jnp.float32) for n in "qkv"}
-    shifted = layers.project(x, fused | bias, at, theta=10.0, eps=1e-6)
+    shifted = layers.project(x, fused | bias, at, 1e-6)
     for n in range(4):
         moved = shifted[0][:, n // 2, n % 2] - q[:, n // 2, n % 2]
         np.testing.assert_allclose(moved, jnp.stack([bias["q_bias"][n]] * 2), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(shifted[1] - k, jnp.stack([bias["k_bias"]] * 2), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(shifted[2] - v, jnp.stack([bias["v_bias"]] * 2), rtol=1e-3, atol=1e-5)
     ones = {"q_norm": jnp.ones(4), "k_norm": jnp.ones(4)}
-    normed = layers.project(x, fused | ones, at, theta=10.0, eps=1e-6)
+    normed = layers.project(x, fused | ones, at, 1e-6)
     np.testing.assert_allclose(np.mean(np.square(normed[0]), -1), 1, rtol=1e-4)
     np.testing.assert_array_equal(normed[2], v)
 

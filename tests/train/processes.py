@@ -69,7 +69,7 @@ def record(folder: Path) -> tuple[list, list, dict[str, bytes]]:
         {k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))}
         for line in read_lines(folder / "metrics.jsonl")
     ]
-    built, _ = _build(load_run(folder / "config.toml", ["mesh.data=1"]))
+    built, _ = _build(load_run(folder / "config.toml"))
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         restored = checkpoints.restore(built.main.template)
     import jax

@@ -64,11 +64,10 @@ CASES = {
     "peaked": Case(scale=40.0),
     "flat": Case(scale=0.0),
     "soft cap, vd": Case(soft_cap=2.0, scale=3.0, per_row_temperature=True, layout="vd"),
-    "one row, whole blocks": Case(tokens=1, vocabulary=128, ignored="none"),
-    "one block": Case(vocabulary=7),
+    "one row, one block": Case(tokens=1, vocabulary=7, ignored="none"),
     "one token of vocabulary": Case(vocabulary=1),
     "bf16, vd": Case(dtype="bfloat16", layout="vd"),
-    "f64": Case(dtype="float64"),
+    "f64, whole blocks, none ignored": Case(dtype="float64", vocabulary=96, ignored="none"),
 }
 
 # Sums are float32 (float64), so what is left is the rounding of sums over D and V. Rounding of the logits

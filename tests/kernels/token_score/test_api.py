@@ -153,20 +153,22 @@ def test_a_nan_in_a_trained_row_shows_there_alone(backend):
     assert np.isnan(d_head).all()
 
 
-def test_leading_axes_and_temperatures_that_broadcast():
+def test_leading_axes_and_a_temperature_that_broadcasts():
     hidden, head, targets, *_ = map(jnp.asarray, draw())
+    temperatures = jnp.float32([[[0.5, 0.6, 0.7, 0.8]], [[1.1, 1.2, 1.3, 1.4]]])
+    per_row = jnp.broadcast_to(temperatures, (2, 3, 4)).reshape(24)
+    flat = token_score(hidden, head, targets, inv_temperature=per_row)
+    shaped = token_score(
+        hidden.reshape(2, 3, 4, 16), head, targets.reshape(2, 3, 4), inv_temperature=temperatures
+    )
+    assert isinstance(shaped, TokenScores)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.reshape(2, 3, 4)), shaped, flat)
 
-    @jax.jit
-    def scores(hidden, targets, temperatures):
-        results = [token_score(hidden, head, targets, inv_temperature=x) for x in (0.5, *temperatures)]
-        assert isinstance(results[0], TokenScores)
-        return [jnp.stack([x.logprobs, x.entropy, x.lse]) for x in results]
 
-    flat = scores(hidden, targets, [])[0]
-    assert flat.shape == (3, 24)
-    temperatures = [jnp.float32(0.5), jnp.full((2, 1, 4), 0.5)]
-    for result in scores(hidden.reshape(2, 3, 4, 16), targets.reshape(2, 3, 4), temperatures):
-        np.testing.assert_array_equal(result, flat.reshape(3, 2, 3, 4))
+def test_a_temperature_for_all():
+    hidden, head, targets, *_ = map(jnp.asarray, draw())
+    flat, scalar = (token_score(hidden, head, targets, inv_temperature=x) for x in (jnp.full(24, 0.5), 0.5))
+    jax.tree.map(np.testing.assert_array_equal, scalar, flat)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

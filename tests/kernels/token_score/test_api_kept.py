@@ -111,6 +111,7 @@ def test_by_hand():
     # p = 0.5, 0.3, 0.15, 0.05; the threshold keeps three, and the target beside them where it is the fourth.
     probs = np.asarray([0.5, 0.3, 0.15, 0.05])
     hidden = jnp.broadcast_to(jnp.float32(np.log(probs)), (4, 4))
-    got = kept_logprobs(hidden, jnp.eye(4), jnp.arange(4), jnp.full(4, jnp.log(0.1)), head_layout="dv")
+    kept = jax.jit(functools.partial(kept_logprobs, head_layout="dv"))
+    got = kept(hidden, jnp.eye(4), jnp.arange(4), jnp.full(4, jnp.log(0.1)))
     want = np.log([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0.05])
     np.testing.assert_allclose(got, want, rtol=2e-6)

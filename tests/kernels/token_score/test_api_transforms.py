@@ -65,13 +65,6 @@ def test_vmap_over_rows(problem, expected):
     check(jax.jit(jax.value_and_grad(mapped, (0, 1)))(*problem), expected)
 
 
-def test_vmap_over_heads(problem, expected):
-    hidden, head, *rest = problem
-    f = jax.value_and_grad(lambda w: loss(hidden, w, *rest))
-    values, gradients = jax.jit(jax.vmap(f))(jnp.stack([head, head + 1]))
-    check((values[0], gradients[0]), (expected[0], expected[1][1]))
-
-
 def test_on_a_mesh_with_rows_sharded(problem, expected, mesh):
     rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     f = jax.jit(jax.value_and_grad(loss_in_blocks, (0, 1)), in_shardings=(rows, whole, rows, rows))
