@@ -60,9 +60,7 @@ def sample(
     """Complete prompts with a checkpoint of a run."""
     from jaxrl_tok.train.session import sample as run_sampling
 
-    for text, completions in zip(
-        prompt, run_sampling(path, sets or [], prompt, count, temperature, step), strict=True
-    ):
+    for text, completions in zip(prompt, run_sampling(path, sets or [], prompt, count, temperature, step), strict=True):
         for completion in completions:
             print(f"{text}{completion}")
 
@@ -83,5 +81,3 @@ def methods(
     from jaxrl_tok.train.show import methods as table
 
     print(table(reads))
-
-

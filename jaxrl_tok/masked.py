@@ -94,9 +94,7 @@ def _ordered_bits(x: Float[Array, "N M"], mask: Bool[Array, "N M"]) -> Shaped[Ar
     return jnp.where(mask, ordered, unsigned.type(0))
 
 
-def _kth_largest(
-    bits: Shaped[Array, "N M"], k: Int[Array, "N 1"], axis_name: str | None
-) -> Shaped[Array, "N 1"]:
+def _kth_largest(bits: Shaped[Array, "N M"], k: Int[Array, "N 1"], axis_name: str | None) -> Shaped[Array, "N 1"]:
     """Largest threshold that at least k entries of the row reach, set bit by bit from the highest."""
     unsigned = bits.dtype.type
     width = 8 * bits.dtype.itemsize

@@ -12,9 +12,9 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-import collections
+import collections  # noqa: E402
 
-import pytest
+import pytest  # noqa: E402
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -110,6 +110,7 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     placed = shard_batch((asked, sampling(built.run, PROMPTS)), mesh)
     rollouts, _ = built.rollout(bench.state.params, *placed, jnp.int32(TRAIN), jnp.int32(step))
     host = lap("rollout", to_host(rollouts))
+    rollouts = shard_batch(rollouts, mesh)
     texts = bench.decode(host)
     bench.tokens = int(host.mask.sum())
     rewards = lap("reward", bench.pool.score([""] * len(texts), texts))
@@ -118,9 +119,9 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     fields = shard_batch({name: x.reshape(PROMPTS, GROUP) for name, x in given.items()}, mesh)
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs, "ref_logprobs": reference.logprobs}
-    fields |= {"progress": jnp.float32(0), "step": jnp.int32(step)}
+    fields |= {"prompt_ids": placed[0].ids, "progress": jnp.float32(0), "step": jnp.int32(step)}
     batch = stage.assemble(placed[0], fields, rollouts.temperature, None)
-    bench.state, metrics = stage.update(bench.state, batch, jnp.int32(0))
+    bench.state, metrics = stage.update(bench.state, shard_batch(batch, mesh), jnp.int32(0))
     metrics = lap("train", to_host(metrics))
     assert abs(metrics["sampling/importance_sampling_ratio/max"] - 1) < 1e-3  # on policy, or the numbers mean nothing
 
@@ -178,6 +179,7 @@ def run(steps: int, unroll: int) -> dict[str, Any]:
     folder = Path(__file__).resolve().parent
     with RewardPool([RewardSpec("even_share", "bench_step:even_share")], paths=[folder]) as pool:
         from jaxrl_tok.io.tokenizer import Tokenizer
+        from jaxrl_tok.train.ahead import compile_ahead
         from jaxrl_tok.train.build import build, init_state
         from jaxrl_tok.train.evaluate import completion_texts
 
@@ -201,6 +203,7 @@ def run(steps: int, unroll: int) -> dict[str, Any]:
         tokenizer = Integers()
         imported = time.perf_counter()
         built = build(configuration(unroll), tokenizer)
+        compile_ahead(built)
         state = init_state(built)
         bench = Bench(built, pool, functools.partial(completion_texts, tokenizer=tokenizer), state)
         ready = time.perf_counter()

@@ -132,9 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses the command line, runs both programs, prints the table and writes the JSON."""
     bench = Path(__file__).with_name("bench_step.py")
     ours = shlex.join([sys.executable, str(bench), "--json"]) + " {json}"
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", default=ours, help="command line, with {json} for the file it is to write")
     parser.add_argument("--baseline", required=True, help="the same, of the program to compare with")
     parser.add_argument("--rounds", type=int, default=3)

@@ -24,8 +24,7 @@ FILLED = {"run.name": "the file's name", "run.dir": "`runs/NAME`", "warmup.recip
 # Headings of the sections whose tables do not stand in the run file under their own name.
 TITLES = {"model": "Model file", "recipe": "Recipe file", "reward": "[reward.NAME]"}
 FREE_TEXT = (
-    ", ".join(f"`{key}`" for key in FREE)
-    + ", and `run.steps` where `optimizer.schedule` is `constant`; the name of "
+    ", ".join(f"`{key}`" for key in FREE) + ", and `run.steps` where `optimizer.schedule` is `constant`; the name of "
     "a section stands for all its keys. Any other difference from what the run folder holds is refused."
 )
 
@@ -77,9 +76,7 @@ def _default(path: str, field: FieldInfo) -> str:
 def main() -> int:
     """Writes or checks the page."""
     parser = argparse.ArgumentParser(description="Writes the reference part of docs/configuration.md.")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if the page is out of date"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is out of date")
     check = parser.parse_args().check
     page = PAGE.read_text(encoding="utf-8")
     written = page.partition(MARK)[0] + MARK + "\n" + reference()

@@ -9,6 +9,4 @@ from jaxrl_tok.advantages.grpo import grpo as grpo
 from jaxrl_tok.advantages.rloo import rloo as rloo
 from jaxrl_tok.advantages.tempo import tempo as tempo
 
-ADVANTAGES: dict[str, Callable[..., Float[Array, "P G T"]]] = {
-    f.__name__: f for f in (grpo, dr_grpo, rloo, tempo)
-}
+ADVANTAGES: dict[str, Callable[..., Float[Array, "P G T"]]] = {f.__name__: f for f in (grpo, dr_grpo, rloo, tempo)}

@@ -68,8 +68,6 @@ def _written(value: Any) -> str:
 
 def _markdown_row(row: Row) -> str:
     reads = [f"`{name}`" for name in row.reads] + [f"`{name}`?" for name in row.optional]
-    hyper = [
-        f"`{key} = {default}`" if default else f"`{key}` (to be set)" for key, default in row.hyper.items()
-    ]
+    hyper = [f"`{key} = {default}`" if default else f"`{key}` (to be set)" for key, default in row.hyper.items()]
     name = f"[`{row.name}`]({row.source})" if row.source else f"`{row.name}`"
     return f"| {name} | {', '.join(reads)} | {', '.join(hyper) or 'none'} | {row.summary} |"

@@ -212,8 +212,7 @@ def _build(
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
     values = built.model_dump()
     lines = [
-        f"{where(layers, (*place, *path))} = {_short(get(values, path))}: {wanted}"
-        for path, wanted in problems(built)
+        f"{where(layers, (*place, *path))} = {_short(get(values, path))}: {wanted}" for path, wanted in problems(built)
     ]
     if lines:
         raise ConfigError("\n".join(lines))

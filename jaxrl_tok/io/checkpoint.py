@@ -117,9 +117,7 @@ class Checkpoints:
                 "fingerprint": self._fingerprint,
                 "leaves": {name: leaves.describe(leaf) for name, leaf in named.items()},
             }
-            arrays = {
-                name: leaves.to_storable(leaf) for name, leaf in named.items() if not leaves.is_empty(leaf)
-            }
+            arrays = {name: leaves.to_storable(leaf) for name, leaf in named.items() if not leaves.is_empty(leaf)}
             with self._reported(step, "save"):
                 args = _orbax().args
                 items = args.Composite(state=args.PyTreeSave(arrays), host=args.JsonSave(note))

@@ -229,9 +229,7 @@ class Batches(Iterator[Batch]):
     The position counts items, not batches, so batches of another size can go on from it.
     """
 
-    def __init__(
-        self, data: Data, batch_size: int, *, seed: int, shuffle: bool, prefetch: int, shard: tuple[int, int]
-    ):
+    def __init__(self, data: Data, batch_size: int, *, seed: int, shuffle: bool, prefetch: int, shard: tuple[int, int]):
         # It imports jax, which nothing else here needs.
         import grain
 
@@ -277,9 +275,7 @@ class Batches(Iterator[Batch]):
         for key, now in self._made_of.items():
             then = state.get(key)
             if then != now:
-                raise DataError(
-                    f"the data has changed since its position was saved: {key} was {then}, is {now}"
-                )
+                raise DataError(f"the data has changed since its position was saved: {key} was {then}, is {now}")
         self._iterator.set_state(state["position"])
 
     def close(self) -> None:

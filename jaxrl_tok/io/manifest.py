@@ -64,11 +64,7 @@ def _difference(folder: Path) -> str | None:
 def _files(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if (
-            path.is_file()
-            and name.as_posix() != NAME
-            and not any(part.startswith(".") for part in name.parts)
-        ):
+        if path.is_file() and name.as_posix() != NAME and not any(part.startswith(".") for part in name.parts):
             yield name.as_posix()
 
 

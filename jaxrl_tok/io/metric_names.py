@@ -89,10 +89,7 @@ def undocumented(names: Iterable[str]) -> list[str]:
 
 def page() -> str:
     """Returns the text of `docs/metrics.md`."""
-    rows = (
-        f"| `{name}` | {what.replace('|', chr(92) + '|')} | {unit} |"
-        for name, (what, unit) in METRICS.items()
-    )
+    rows = (f"| `{name}` | {what.replace('|', chr(92) + '|')} | {unit} |" for name, (what, unit) in METRICS.items())
     return PAGE.format(rows="\n".join(rows))
 
 

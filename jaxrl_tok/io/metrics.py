@@ -55,15 +55,11 @@ class MetricsLog:
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds the line of `step` to `metrics.jsonl`; values are numbers or arrays of one."""
-        self._append(
-            "metrics.jsonl", [{"step": step, **{name: _number(value) for name, value in metrics.items()}}]
-        )
+        self._append("metrics.jsonl", [{"step": step, **{name: _number(value) for name, value in metrics.items()}}])
 
     def write_completions(self, step: int, completions: Iterable[Completion]) -> None:
         """Adds a line for each completion to `completions.jsonl`."""
-        self._append(
-            "completions.jsonl", [{"step": step, **asdict(completion)} for completion in completions]
-        )
+        self._append("completions.jsonl", [{"step": step, **asdict(completion)} for completion in completions])
 
     def cut(self, step: int | None) -> None:
         """Drops every line after `step` (None: every line) and a half-written one, before a run goes on."""

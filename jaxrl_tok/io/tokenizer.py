@@ -181,9 +181,7 @@ def _check_alphabet(text: str, alphabet: frozenset[str]) -> None:
         return
     strange = next(c for c in text if c not in alphabet)
     shown = text if len(text) <= 60 else text[:57] + "..."
-    raise DataError(
-        f"character {strange!r} (U+{ord(strange):04X}) of {shown!r} is not in the tokenizer's alphabet"
-    )
+    raise DataError(f"character {strange!r} (U+{ord(strange):04X}) of {shown!r} is not in the tokenizer's alphabet")
 
 
 def _transformers() -> ModuleType:

@@ -59,9 +59,7 @@ def fuse(weights: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def swiglu(
-    x: Float[Array, "*B D"], gate_up: Float[Array, "D 2 F"], down: Float[Array, "F D"]
-) -> Float[Array, "*B D"]:
+def swiglu(x: Float[Array, "*B D"], gate_up: Float[Array, "D 2 F"], down: Float[Array, "F D"]) -> Float[Array, "*B D"]:
     """Returns (silu(x gate) * (x up)) down. Shazeer 2020, arXiv 2002.05202."""
     h = jnp.einsum("...D,DCF->...CF", x, gate_up)
     return jnp.einsum("...F,FD->...D", jax.nn.silu(h[..., 0, :]) * h[..., 1, :], down)

@@ -132,14 +132,16 @@ def forward(
     return apart(_final(x, params, arch))
 
 
-def for_decoding(params: Params, arch: Architecture) -> Params:
+def for_decoding(params: Params, arch: Architecture, length: int) -> Params:
     """Returns the weights as `decode` reads them: each layer its own, in the type of the computation.
 
-    A copy, made once before a loop of many steps that would otherwise cut and convert them in each.
+    A copy, made once before a loop of many steps that would otherwise cut and convert them in each, with the
+    rotations of the first `length` positions, prompt included.
     """
     cast = jax.tree.map(lambda w: w.astype(arch.dtype), params)
     layer = (jax.tree.map(lambda w, i=i: w[i], cast["layers"]) for i in range(arch.layers))
-    return cast | {"layers": tuple(map(layers.fuse, layer))}
+    turns = _turns(jnp.arange(length, dtype=jnp.int32), arch)
+    return cast | {"layers": tuple(map(layers.fuse, layer)), "turns": turns}
 
 
 def empty_cache(arch: Architecture, rows: int, length: int) -> tuple[KVCache, ...]:
@@ -183,7 +185,7 @@ def decode(
     """
     x = _embed(weights, arch, tokens)
     lengths = lengths[prompt_of]
-    turns, longer = _turns(lengths + at, arch), []
+    turns, longer = weights["turns"][lengths + at], []
     for layer, own, prompt in zip(weights["layers"], cache, prompt_cache, strict=True):
 
         def attend(q: Array, k: Array, v: Array, own: KVCache = own, prompt: KVCache = prompt) -> Any:

@@ -7,9 +7,7 @@ from jaxrl_tok import masked
 from jaxrl_tok.types import Mean
 
 
-def sequence_mean_token_mean(
-    loss: Float[Array, "B T"], mask: Bool[Array, "B T"], *, eps: float = 0.0
-) -> Mean:
+def sequence_mean_token_mean(loss: Float[Array, "B T"], mask: Bool[Array, "B T"], *, eps: float = 0.0) -> Mean:
     """Averages over the tokens of each completion, then over completions, so that each counts the same.
 
         mean_b ( sum_t m loss / (sum_t m + eps) )

@@ -110,9 +110,7 @@ def collect(
     counts = weight != 0
     valid = (scored & counts).any(1) & ~(failed & counts).any(1)
     total = np.where(scored, board.values, 0.0) @ weight
-    outcomes = {
-        name: {o: int((board.outcome[:, k] == o).sum()) for o in OUTCOMES} for k, name in enumerate(names)
-    }
+    outcomes = {name: {o: int((board.outcome[:, k] == o).sum()) for o in OUTCOMES} for k, name in enumerate(names)}
     return RewardBatch(
         rewards=np.where(valid, total, 0.0).astype(np.float32),
         valid=valid,

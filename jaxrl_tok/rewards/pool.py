@@ -233,9 +233,7 @@ class RewardPool:
     def _check_columns(self, columns: Sequence[str]) -> None:
         for name in GIVEN:
             if name in columns:
-                raise RewardError(
-                    f"the data has a column {name!r}, but rewards get that from the run; rename it"
-                )
+                raise RewardError(f"the data has a column {name!r}, but rewards get that from the run; rename it")
         for spec, (_, required, _) in zip(self._specs, self._takes, strict=True):
             for name in required:
                 if name not in columns:

@@ -37,7 +37,11 @@ class _Loop(NamedTuple):
 
 
 def request_keys(
-    seed: Integer[Array, ""], stream: Int[Array, ""], step: Int[Array, ""], ids: Int[Array, " P"], samples: Int[Array, " G"]
+    seed: Integer[Array, ""],
+    stream: Int[Array, ""],
+    step: Int[Array, ""],
+    ids: Int[Array, " P"],
+    samples: Int[Array, " G"],
 ) -> Key[Array, "P G"]:
     """Returns one key a request: (seed, stream, step, prompt id, sample) folded in that order."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
@@ -71,7 +75,7 @@ def generate(
     state = _start(arch, slots, count * group, max_tokens, axis_name)
     body = functools.partial(
         _step,
-        weights=transformer.for_decoding(params, arch),
+        weights=transformer.for_decoding(params, arch, prompts.tokens.shape[1] + max_tokens),
         arch=arch,
         lengths=prompts.lengths,
         group=group,
@@ -140,9 +144,7 @@ def _step(
     prompt_of = request // group
     # A slot that has just started has no token to feed: what it reads is its prompt's last hidden state.
     fed = jnp.maximum(state.length - 1, 0)
-    decoded, cache = transformer.decode(
-        weights, arch, state.token, fed, state.cache, prompt_cache, prompt_of, lengths
-    )
+    decoded, cache = transformer.decode(weights, arch, state.token, fed, state.cache, prompt_cache, prompt_of, lengths)
     seen = jnp.where((state.length == 0)[:, None], hidden[prompt_of], decoded)
     head = transformer.head(weights)
     logits = jnp.einsum("BD,VD->BV", seen, head, preferred_element_type=jnp.float32)

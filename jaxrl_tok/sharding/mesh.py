@@ -1,6 +1,8 @@
 """The device mesh."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -12,7 +14,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(sizes: dict[str, int], devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh over all devices; one size may be -1 and takes what the others leave.
 
     Axes are Auto: the compiler places what is not annotated.

@@ -149,7 +149,7 @@ def reasoning_gym() -> ModuleType:
         with warnings.catch_warnings():
             # Packages that it imports compare literals with `is`, which Python reports when it compiles them.
             warnings.simplefilter("ignore")
-            import reasoning_gym
+            import reasoning_gym  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise DataError(f"gym tasks need {error.name}: run through `tools/run --extra gym ...`") from None
     return reasoning_gym
@@ -163,7 +163,7 @@ def _scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
 
 def _config(dataset: str) -> type:
     reasoning_gym()
-    from reasoning_gym.factory import DATASETS
+    from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
 
     if dataset not in DATASETS:
         raise ConfigError(f"gym: no data set is named {dataset!r}; {nearest(dataset, DATASETS)}")

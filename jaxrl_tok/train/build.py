@@ -99,9 +99,7 @@ def build(run: Run, tokenizer: Tokenizer) -> Build:
 def init_state(built: Build) -> TrainState:
     """Returns the state that a run starts from, on the mesh."""
     first = built.warmup if built.warmup.steps else built.main
-    draw = functools.partial(
-        model_params.init, built.specs, built.run.run.seed, jnp.dtype(built.run.train.param_dtype)
-    )
+    draw = functools.partial(model_params.init, built.specs, built.run.run.seed, jnp.dtype(built.run.train.param_dtype))
     return fresh_stage(first, jax.jit(draw, out_shardings=_shardings(first.template.params))())
 
 

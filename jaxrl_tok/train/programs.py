@@ -45,11 +45,7 @@ def rollout_program(
     if shards == 1:
         return jax.jit(sample)
     rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-    return jax.jit(
-        jax.shard_map(
-            sample, mesh=mesh, in_specs=(whole, rows, rows, whole, whole), out_specs=(rows, rows)
-        )
-    )
+    return jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=(whole, rows, rows, whole, whole), out_specs=(rows, rows)))
 
 
 def score_program(arch: models.Architecture) -> Callable[..., Scores]:
@@ -57,9 +53,7 @@ def score_program(arch: models.Architecture) -> Callable[..., Scores]:
 
     def run(params: Any, prompts: Prompts, rollouts: Rollouts, filtered: bool) -> Scores:
         thresholds = rollouts.keep_thresholds if filtered else None
-        return score(
-            params, arch, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds
-        )
+        return score(params, arch, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
 
     return jax.jit(run, static_argnames="filtered")
 

@@ -75,7 +75,13 @@ def _rewards(loop: "Loop", stage: Stage, questions: Questions, texts: list[str])
 
 
 def _fields(
-    loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts, rewards: RewardBatch, scored: dict[str, Any], step: int
+    loop: "Loop",
+    stage: Stage,
+    prompts: Prompts,
+    rollouts: Rollouts,
+    rewards: RewardBatch,
+    scored: dict[str, Any],
+    step: int,
 ) -> tuple[dict[str, Any], Any, Any]:
     """Returns the arrays that methods read, by name, and how the completions were sampled."""
     grid = rollouts.mask.shape[:2]

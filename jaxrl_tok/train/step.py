@@ -1,5 +1,6 @@
 """One update of the policy: (TrainState, Batch) -> (TrainState, metrics). Pure."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -42,7 +43,7 @@ def train_step(
     params, opt_state = jax.tree.map(
         lambda new, old: jnp.where(fine, new, old), (params, opt_state), (state.params, state.opt_state)
     )
-    return state.replace(params=params, opt_state=opt_state, updates=state.updates + 1), metrics
+    return dataclasses.replace(state, params=params, opt_state=opt_state, updates=state.updates + 1), metrics
 
 
 def gradients(

@@ -46,9 +46,7 @@ def flat(table, path=""):
 
 def test_every_recipe_and_model_has_a_golden_text():
     assert {*known("recipes")} | {*known("models")} == {file.stem for file in RESOLVED.glob("*.toml")}
-    assert {"grpo", "dr_grpo", "rloo", "tempo", "dapo", "beyond_80_20", "grpo_kl", "sft"} <= known(
-        "recipes"
-    ).keys()
+    assert {"grpo", "dr_grpo", "rloo", "tempo", "dapo", "beyond_80_20", "grpo_kl", "sft"} <= known("recipes").keys()
 
 
 @pytest.mark.parametrize("name", sorted(known("recipes")))
@@ -107,9 +105,7 @@ def test_another_loss_keeps_nothing_of_the_base():
 
 def test_a_base_has_no_base():
     Path("mine.toml").write_text('base = "tempo"\n')
-    with pytest.raises(
-        ConfigError, match=r'^mine.toml: base = "tempo": has a base itself, and one level is all'
-    ):
+    with pytest.raises(ConfigError, match=r'^mine.toml: base = "tempo": has a base itself, and one level is all'):
         load_recipe("mine.toml")
 
 
@@ -224,9 +220,7 @@ def test_the_recipe_is_chosen_first_and_changed_second():
 
 def test_later_settings_win_and_a_new_method_keeps_settings_made_for_it():
     assert load("run.steps=1", "run.steps=2").run.steps == 2
-    assert load("advantage.eps=0.5", "advantage.method=tempo").recipe.advantage == Method(
-        method="tempo", eps=0.5
-    )
+    assert load("advantage.eps=0.5", "advantage.method=tempo").recipe.advantage == Method(method="tempo", eps=0.5)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,7 @@ def test_slots_come_in_order_with_their_hyperparameters():
 
 def test_every_single_slot_of_a_recipe_is_a_slot():
     fields = schema.RecipeConfig.model_fields
-    assert [name for name, field in fields.items() if field.annotation == schema.Method | None] == [
-        *schema.SLOTS
-    ]
+    assert [name for name, field in fields.items() if field.annotation == schema.Method | None] == [*schema.SLOTS]
 
 
 def test_sections_are_frozen():
@@ -56,9 +54,7 @@ def test_other_keys_are_options_where_a_section_is_open_and_nowhere_else():
         schema.EvalSection.model_validate({"path": "x"})
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("prompts", 4.0), ("prompts", True), ("top_p", "1"), ("top_p", True)]
-)
+@pytest.mark.parametrize(("key", "value"), [("prompts", 4.0), ("prompts", True), ("top_p", "1"), ("top_p", True)])
 def test_types_are_exact(key, value):
     with pytest.raises(pydantic.ValidationError):
         schema.RolloutSection.model_validate({key: value})

@@ -14,9 +14,7 @@ leaves = st.one_of(
     st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), text, st.dates(), st.times()
 )
 keys = st.one_of(text, st.text(string.ascii_letters, min_size=1, max_size=5), st.just("method"))
-values = st.recursive(
-    leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(keys, x, max_size=3), max_leaves=8
-)
+values = st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(keys, x, max_size=3), max_leaves=8)
 
 
 @settings(max_examples=100, deadline=None)

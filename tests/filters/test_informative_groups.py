@@ -10,9 +10,7 @@ from tests.conformance.fields import assemble, shard
 @pytest.mark.parametrize("singleton", ["keep", "drop"])
 def test_hand_cases(singleton):
     """Differing, all equal, equal but for a missing one, only one there, none there."""
-    rewards = jnp.array(
-        [[1.0, 0.0, 1.0], [0.9, 0.9, 0.9], [1.0, jnp.nan, 1.0], [jnp.nan, 2.0, 3.0], [0.0, 1.0, 2.0]]
-    )
+    rewards = jnp.array([[1.0, 0.0, 1.0], [0.9, 0.9, 0.9], [1.0, jnp.nan, 1.0], [jnp.nan, 2.0, 3.0], [0.0, 1.0, 2.0]])
     valid = jnp.array([[True] * 3, [True] * 3, [True, False, True], [False, True, False], [False] * 3])
     alone = singleton == "keep"
     expected = [[True] * 3, [False] * 3, [False] * 3, [False, alone, False], [False] * 3]

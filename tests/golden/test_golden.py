@@ -43,9 +43,7 @@ def test_unknown_function_names_the_known_ones():
 
 
 def test_results_are_float64_and_the_switch_is_local():
-    result = run(
-        "grpo", {"reward": [1, None, 0], "mask": [[1], [1], [1]], "group": [5, 5, 5], "singleton": "zero"}
-    )
+    result = run("grpo", {"reward": [1, None, 0], "mask": [[1], [1], [1]], "group": [5, 5, 5], "singleton": "zero"})
     assert result.dtype == np.float64
     assert result.tolist() == [
         [pytest.approx(2**-0.5, abs=2e-6)],

@@ -34,11 +34,7 @@ class State:
 def every_kind_of_leaf() -> State:
     key = jax.random.key(7)
     params = {
-        "f32": jax.random.normal(key, (5, 7), jnp.float32)
-        .at[0, 0]
-        .set(jnp.float32(np.nan))
-        .at[0, 1]
-        .set(-0.0),
+        "f32": jax.random.normal(key, (5, 7), jnp.float32).at[0, 0].set(jnp.float32(np.nan)).at[0, 1].set(-0.0),
         "bf16": jax.random.normal(key, (33,), jnp.bfloat16),
         "nested": [{"i32": jnp.arange(-3, 3, dtype=jnp.int32)}, (jnp.array([True, False]),)],
         "u32": jnp.array(2**32 - 1, jnp.uint32),
@@ -47,9 +43,7 @@ def every_kind_of_leaf() -> State:
     }
     trained = {"x": jnp.ones((2, 2), jnp.float32)}
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3), optax.identity())
-    method_state = Moments(
-        key, None, (np.float32(0.1), np.arange(3), 17, 0.1, True, jax.random.split(key, 3))
-    )
+    method_state = Moments(key, None, (np.float32(0.1), np.arange(3), 17, 0.1, True, jax.random.split(key, 3)))
     return State(params, optimizer.init(trained), method_state, jnp.int32(4))
 
 
@@ -73,9 +67,7 @@ def test_every_kind_of_leaf_comes_back_bit_for_bit_in_the_structure_of_the_templ
         checkpoints.save(3, state, host)
 
     def abstract(leaf):
-        return (
-            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if specify and isinstance(leaf, jax.Array) else leaf
-        )
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if specify and isinstance(leaf, jax.Array) else leaf
 
     with Checkpoints(tmp_path) as checkpoints:
         restored = restore(checkpoints, jax.tree.map(abstract, state))

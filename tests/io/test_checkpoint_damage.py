@@ -79,9 +79,7 @@ def three_steps(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_newest_checkpoint_is_reported_in_one_line_and_the_one_before_it_used(
-    three_steps, tmp_path, damage
-):
+def test_a_damaged_newest_checkpoint_is_reported_in_one_line_and_the_one_before_it_used(three_steps, tmp_path, damage):
     subprocess.run(["cp", "-r", three_steps, tmp_path / "c"], check=True)
     damage(tmp_path / "c" / "3")
     step, lines = newest(tmp_path / "c")
@@ -168,9 +166,7 @@ def test_a_kill_inside_a_write_costs_the_half_written_step_only(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        CheckpointError, match=r"file/checkpoints: cannot write checkpoints here: Not a directory$"
-    ):
+    with pytest.raises(CheckpointError, match=r"file/checkpoints: cannot write checkpoints here: Not a directory$"):
         Checkpoints(tmp_path / "file" / "checkpoints")
 
 
@@ -192,9 +188,7 @@ def limit_file_size():
 
 
 @pytest.mark.parametrize("when", ["at the wait", "at the next save", "at the close"])
-def test_a_full_disk_gives_one_line_and_costs_no_older_checkpoint(
-    tmp_path, limit_file_size, capfd, caplog, when
-):
+def test_a_full_disk_gives_one_line_and_costs_no_older_checkpoint(tmp_path, limit_file_size, capfd, caplog, when):
     noise = {"w": jnp.asarray(np.random.default_rng(0).normal(size=50_000), jnp.float32)}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, noise, {"position": 10}, wait=True)
@@ -208,9 +202,7 @@ def test_a_full_disk_gives_one_line_and_costs_no_older_checkpoint(
         else:
             checkpoints.close()
     limit_file_size(None)
-    assert str(caught.value) == (
-        f"{tmp_path / '2'}: cannot save this checkpoint: File too large (step 1 is finished)"
-    )
+    assert str(caught.value) == (f"{tmp_path / '2'}: cannot save this checkpoint: File too large (step 1 is finished)")
     assert capfd.readouterr().err == "" and caplog.records == []
     if when != "at the close":
         checkpoints.save(2, noise, {"position": 20})

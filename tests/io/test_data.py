@@ -147,9 +147,7 @@ def test_no_held_out_fraction_no_held_out_questions(tmp_path):
         open_source("arithmetic"), CHARS, max_prompt=16, heldout_fraction=0.0
     )):  # fmt: skip
         assert data.heldout(0) == []
-        with pytest.raises(
-            DataError, match=r"0 held-out questions found, 1 asked for: raise data.heldout_fraction"
-        ):
+        with pytest.raises(DataError, match=r"0 held-out questions found, 1 asked for: raise data.heldout_fraction"):
             data.heldout(1)
 
 
@@ -231,9 +229,7 @@ def test_shards_split_the_items_between_them(tmp_path):
 def test_too_small_a_space_is_refused():
     data = arithmetic(terms=2)  # 9 * 9 sums and 9 * 10 / 2 differences
     data.batches(4, seed=0, items=12)
-    with pytest.raises(
-        DataError, match=r"terms=2.* has 126 questions; training draws 13, and at least 10 times"
-    ):
+    with pytest.raises(DataError, match=r"terms=2.* has 126 questions; training draws 13, and at least 10 times"):
         data.batches(4, seed=0, items=13)
 
 
@@ -249,9 +245,7 @@ def test_overlong_prompt_is_an_error_before_the_run(tmp_path):
     data = Data(source, TEXT, max_prompt=8, heldout_fraction=0.0, overlong="drop")
     assert data.dropped == 1
     assert flat(data.batches(2, seed=0), 2) == [0, 0, 0, 0]
-    with pytest.raises(
-        DataError, match="no question is left to train on: 1 of 1 prompts are longer than 8 tokens"
-    ):
+    with pytest.raises(DataError, match="no question is left to train on: 1 of 1 prompts are longer than 8 tokens"):
         path = write(tmp_path / "b.jsonl", rows[1:])
         Data(open_source("files", paths=path), TEXT, max_prompt=8, overlong="drop")
 
@@ -298,9 +292,7 @@ def test_system_prompt_makes_chats():
     assert question_hash(source[3].prompt) == question_hash(plain[3].prompt)
     assert open_source("arithmetic", system_prompt="")[3].prompt == source[3].prompt[1:]
     assert source.fingerprint != plain.fingerprint
-    with pytest.raises(
-        DataError, match="arithmetic question 0: the character tokenizer has no chat template"
-    ):
+    with pytest.raises(DataError, match="arithmetic question 0: the character tokenizer has no chat template"):
         Data(source, CHARS, max_prompt=16)
 
 

@@ -28,9 +28,7 @@ def prepared(tmp_path_factory):
             features = tfds.features.FeaturesDict(
                 {
                     "prompt": tfds.features.Text(),
-                    "chat": tfds.features.Sequence(
-                        {"role": tfds.features.Text(), "content": tfds.features.Text()}
-                    ),
+                    "chat": tfds.features.Sequence({"role": tfds.features.Text(), "content": tfds.features.Text()}),
                     "worked": tfds.features.Text(),
                     "level": np.int64,
                     "weights": tfds.features.Tensor(shape=(2,), dtype=np.float32),
@@ -130,7 +128,5 @@ def test_mistakes_get_one_line(prepared, options, message):
 
 
 def test_missing_column_is_named(prepared):
-    with pytest.raises(
-        DataError, match=r"tfds sums split 'train' row 0: no column 'promt'.*did you mean 'prompt'"
-    ):
+    with pytest.raises(DataError, match=r"tfds sums split 'train' row 0: no column 'promt'.*did you mean 'prompt'"):
         rows(prepared, prompt_column="promt")[0]

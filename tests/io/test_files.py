@@ -24,9 +24,7 @@ def test_a_replacement_that_fails_leaves_the_old_content_and_no_rest(tmp_path):
 
 def test_why_is_short_and_on_one_line():
     assert why(OSError(errno.EACCES, "Permission denied", "/a/b")) == "Permission denied"
-    chain = (
-        "RESOURCE_EXHAUSTED: Error writing \"x\"\n in \"/a\": Failed to write [os_error_code='28'] [x='y']"
-    )
+    chain = "RESOURCE_EXHAUSTED: Error writing \"x\"\n in \"/a\": Failed to write [os_error_code='28'] [x='y']"
     assert why(ValueError(chain)) == "No space left on device"
     assert why(ValueError("two\n  lines")) == "two lines"
     assert why(ValueError("x" * 1000)) == "x" * 200 + "..."

@@ -38,9 +38,7 @@ def test_every_flipped_bit_of_the_data_is_found(sealed):
     content = path.read_bytes()
     for position in (0, 5000, len(content) - 1):
         for bit in range(8):
-            path.write_bytes(
-                content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
-            )
+            path.write_bytes(content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :])
             assert manifest.damage(sealed) == f"state/d/data differs from its SHA-256 in {manifest.NAME}"
 
 
@@ -51,9 +49,7 @@ def test_flipped_bits_and_cuts_anywhere_in_the_seal_are_found(tmp_path):
     content = path.read_bytes()
     for position in range(len(content)):
         for bit in (0, 5):  # another digit or separator, and the other case of a letter
-            path.write_bytes(
-                content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
-            )
+            path.write_bytes(content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :])
             assert manifest.damage(tmp_path) is not None, (position, bit)
     for length in range(len(content)):
         path.write_bytes(content[:length])

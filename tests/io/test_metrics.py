@@ -42,9 +42,7 @@ def test_numbers_come_back_exactly(tmp_path):
 
 def test_what_is_not_finite_is_null_and_named(tmp_path):
     with MetricsLog(tmp_path) as log:
-        log.write(
-            1, {"loss": jnp.float32(np.nan), "grad_norm": float("inf"), "kl": float("-inf"), "reward": 0.0}
-        )
+        log.write(1, {"loss": jnp.float32(np.nan), "grad_norm": float("inf"), "kl": float("-inf"), "reward": 0.0})
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert line == {
         "step": 1,
@@ -69,9 +67,7 @@ def test_a_line_is_in_the_file_when_the_call_returns(tmp_path):
 def test_completions_hold_every_field_and_any_text(tmp_path):
     text = 'quote " newline \n tab \t é \u2028 \x00 \x1b[31m 漢 \ud800'
     with MetricsLog(tmp_path) as log:
-        log.write_completions(
-            2, [Completion(text, text, None, {"a": None}, None, True, "timed_out"), sample()]
-        )
+        log.write_completions(2, [Completion(text, text, None, {"a": None}, None, True, "timed_out"), sample()])
     raw = (tmp_path / "completions.jsonl").read_bytes()
     assert raw.count(b"\n") == 2 and "漢".encode() in raw
     first, second = read_lines(tmp_path / "completions.jsonl")
@@ -144,9 +140,7 @@ def test_a_full_disk_gives_one_line_and_what_was_whole_stays(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     with MetricsLog(tmp_path) as log:
         log.write(1, {"reward": 0.5})
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (os.path.getsize(tmp_path / "metrics.jsonl") + 10, limit[1])
-        )
+        resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(tmp_path / "metrics.jsonl") + 10, limit[1]))
         try:
             with pytest.raises(CheckpointError, match=r"metrics.jsonl: cannot write: File too large$"):
                 log.write(2, {"reward": 0.5})

@@ -70,9 +70,7 @@ def test_characters_start_without_transformers():
 
 def test_character_outside_the_alphabet_is_named():
     chars = tokenizer.characters(ALPHABET)
-    with pytest.raises(
-        DataError, match=r"character '×' \(U\+00D7\) of '3×4=' is not in the tokenizer's alphabet"
-    ):
+    with pytest.raises(DataError, match=r"character '×' \(U\+00D7\) of '3×4=' is not in the tokenizer's alphabet"):
         chars.encode("3×4=")
     with pytest.raises(DataError, match="no chat template"):
         chars.render([{"role": "user", "content": "1+1="}])

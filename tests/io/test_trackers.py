@@ -105,9 +105,7 @@ def test_an_unknown_tracker_is_refused_with_the_nearest_name(tmp_path):
 
 def test_a_tracker_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(trackers.TRACKERS, "wandb", (trackers.Wandb, "a_package_that_is_not_there"))
-    with pytest.raises(
-        ConfigError, match=r"'wandb' needs the package a_package_that_is_not_there; .* --extra track"
-    ):
+    with pytest.raises(ConfigError, match=r"'wandb' needs the package a_package_that_is_not_there; .* --extra track"):
         Trackers(["wandb"], tmp_path, config={}, warn=pytest.fail)
 
 

@@ -19,9 +19,7 @@ def row(*values):
 
 def loss(ratio, advantages, **hyper):
     ones = jnp.ones_like(advantages)
-    return ppo_clip(
-        jnp.log(ratio), 0.8 * ones, 1.2 * ones, advantages, ones, jnp.ones(ones.shape, bool), **hyper
-    )
+    return ppo_clip(jnp.log(ratio), 0.8 * ones, 1.2 * ones, advantages, ones, jnp.ones(ones.shape, bool), **hyper)
 
 
 def test_hand_numbers():

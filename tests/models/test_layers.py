@@ -29,7 +29,9 @@ def test_rope_turns_pairs_and_keeps_relative_angles():
     q, k = random(1, 1, 8), random(1, 1, 8, seed=1)
 
     def turned(x, at):
-        return np.asarray(layers.rope(jnp.asarray(x, jnp.float32), layers.turns(jnp.array([at], jnp.int32), 8, 100.0)))[0, 0]
+        return np.asarray(layers.rope(jnp.asarray(x, jnp.float32), layers.turns(jnp.array([at], jnp.int32), 8, 100.0)))[
+            0, 0
+        ]
 
     # Pair i is (x[i], x[i + 4]), turned by at * 100^(-i/4): at position 3, pair 1.
     angle = 3 * 100.0 ** (-1 / 4)

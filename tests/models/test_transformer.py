@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_tok.models import transformer
 from jaxrl_tok.models import params as model_params
+from jaxrl_tok.models import transformer
 from tests import tiny
 
 VARIANTS = [
@@ -48,7 +48,7 @@ def test_decoding_gives_the_states_of_forward(changes):
     last, prompt_cache = transformer.prefill(weights, arch, prompts.tokens, prompts.lengths)
     np.testing.assert_allclose(last, before[:, -1], rtol=1e-5, atol=1e-6)
     cache = transformer.empty_cache(arch, 6, 5)
-    ready = transformer.for_decoding(weights, arch)
+    ready = transformer.for_decoding(weights, arch, 6 + 5)
     rows = after.reshape(6, 5)
     for t in range(5):
         got, cache = transformer.decode(

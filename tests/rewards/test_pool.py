@@ -249,9 +249,7 @@ def test_a_table_gives_function_weight_and_options():
     assert RewardSpec.from_table("r", table) == RewardSpec("r", "exact_match", 2.0, {"after": "####"})
     with pytest.raises(RewardError, match="reward 'r': weight is '2', expected a number"):
         RewardSpec.from_table("r", table | {"weight": "2"})
-    with pytest.raises(
-        RewardError, match="reward 'r' has no `function`; known: exact_match, format, verifier"
-    ):
+    with pytest.raises(RewardError, match="reward 'r' has no `function`; known: exact_match, format, verifier"):
         RewardSpec.from_table("r", {"weight": 1.0})
 
 
@@ -272,9 +270,7 @@ def test_specs_are_checked_before_any_worker_starts(specs, message):
 
 
 def test_a_module_beside_the_run_file_is_found(tmp_path):
-    (tmp_path / "my_rewards.py").write_text(
-        "def score(completions):\n    return [len(c) for c in completions]"
-    )
+    (tmp_path / "my_rewards.py").write_text("def score(completions):\n    return [len(c) for c in completions]")
     with RewardPool([RewardSpec("r", "my_rewards:score")], workers=1, paths=[tmp_path]) as pool:
         assert pool.score(["?"], ["abc"]).rewards == [3]
 

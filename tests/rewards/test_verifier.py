@@ -59,9 +59,7 @@ def test_columns_reach_the_task_by_sample_and_gaps_do_not(monkeypatch):
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(
-        RewardError, match="no task has a verifier named 'arithmetics'; did you mean 'arithmetic'"
-    ):
+    with pytest.raises(RewardError, match="no task has a verifier named 'arithmetics'; did you mean 'arithmetic'"):
         verifier(["?"], ["17"], verifier=["arithmetics"], answer=["17"])
 
 

@@ -54,11 +54,7 @@ def test_before_and_after_are_equal_to_the_bit_where_no_one_leaves():
 def test_no_array_has_two_group_axes_and_tokens():
     p, g, t = 2, 5, 64
     arrays = jnp.zeros((p, g, t), jnp.int32), jnp.zeros((p, g)), jnp.ones((p, g, t), bool)
-    sizes = [
-        v.aval.size
-        for eqn in equations(jax.make_jaxpr(prefix_tree_values)(*arrays).jaxpr)
-        for v in eqn.outvars
-    ]
+    sizes = [v.aval.size for eqn in equations(jax.make_jaxpr(prefix_tree_values)(*arrays).jaxpr) for v in eqn.outvars]
     assert max(sizes) <= p * g * (t + 1)
 
 

@@ -21,9 +21,7 @@ test_folders = ["tests/conformance"]
 NOTE = "TO" + "DO"
 
 
-def findings(
-    folder: Path, files: dict[str, str], long_files: str = "", long_functions: str = ""
-) -> list[str]:
+def findings(folder: Path, files: dict[str, str], long_files: str = "", long_functions: str = "") -> list[str]:
     for place, text in files.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_text(text)
@@ -55,12 +53,8 @@ def test_a_listed_reason_excuses_and_an_empty_or_idle_one_does_not(tmp_path):
     long = {"jaxrl_tok/a.py": "def f():\n    x = 1\n    x += 1\n    return x\n"}
     assert findings(tmp_path, long, long_functions='"jaxrl_tok/a.py:f" = "one table"') == []
     assert len(findings(tmp_path, long, long_functions='"jaxrl_tok/a.py:f" = " "')) == 1
-    idle = findings(
-        tmp_path, {"jaxrl_tok/a.py": "x = 1\n"}, long_functions='"jaxrl_tok/a.py:f" = "one table"'
-    )
-    assert idle == [
-        "jaxrl_tok/a.py:f: listed in [tool.layout.long_functions], but not there or within the limit"
-    ]
+    idle = findings(tmp_path, {"jaxrl_tok/a.py": "x = 1\n"}, long_functions='"jaxrl_tok/a.py:f" = "one table"')
+    assert idle == ["jaxrl_tok/a.py:f: listed in [tool.layout.long_functions], but not there or within the limit"]
 
 
 @pytest.mark.parametrize(

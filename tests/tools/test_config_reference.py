@@ -27,9 +27,7 @@ def test_check_reports_a_page_that_is_out_of_date(tmp_path, monkeypatch, capsys)
     assert page.read_text() == "Words.\n" + config_reference.MARK + "\n" + config_reference.reference()
 
 
-@pytest.mark.parametrize(
-    "row", ["| `keep_last` | an integer of at least 2 | `2` |", "| `dir` | ", "## [reward.NAME]"]
-)
+@pytest.mark.parametrize("row", ["| `keep_last` | an integer of at least 2 | `2` |", "| `dir` | ", "## [reward.NAME]"])
 def test_the_reference_has_keys_of_all_kinds(row):
     assert row in config_reference.reference()
 

@@ -86,9 +86,7 @@ def test_first_call_sets_up_and_second_asks_for_nothing(tree):
 
 
 def test_command_gets_its_arguments_folder_and_environment_and_gives_its_status(tree, tmp_path):
-    program = (
-        "import os, sys; print(sys.argv[1:], os.getcwd(), sys.prefix, os.environ['VIRTUAL_ENV']); sys.exit(7)"
-    )
+    program = "import os, sys; print(sys.argv[1:], os.getcwd(), sys.prefix, os.environ['VIRTUAL_ENV']); sys.exit(7)"
     status, out, _ = tree.run("python", "-c", program, "a b", "--extra", "", cwd=tmp_path)
     venv = tree.folder / ".venv"
     assert (status, out) == (7, f"['a b', '--extra', ''] {tmp_path} {venv} {venv}\n")
@@ -184,9 +182,7 @@ def test_a_folder_of_someone_elses_is_not_touched(tree, tmp_path):
 
 def test_an_old_interpreter_is_refused_with_its_version(tree, tmp_path):
     old = tmp_path / "old-python"
-    old.write_text(
-        '#!/bin/sh\ncase "$*" in *print*) echo "$0" ;; -V) echo Python 3.9.2 ;; *) exit 1 ;; esac\n'
-    )
+    old.write_text('#!/bin/sh\ncase "$*" in *print*) echo "$0" ;; -V) echo Python 3.9.2 ;; *) exit 1 ;; esac\n')
     old.chmod(0o755)
     status, _, err = tree.run("true", PYTHON=str(old))
     assert status == 2 and "Python 3.9.2, and 3.11 or newer is needed" in err

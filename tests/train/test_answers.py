@@ -11,7 +11,9 @@ TOKENIZER = characters("0123;")
 
 def questions(*answers):
     n = len(answers)
-    return Batch(np.arange(n, dtype=np.int32), ["q"] * n, list(answers), {}, np.zeros((n, 1), np.int32), np.ones(n, np.int32))
+    return Batch(
+        np.arange(n, dtype=np.int32), ["q"] * n, list(answers), {}, np.zeros((n, 1), np.int32), np.ones(n, np.int32)
+    )
 
 
 def test_answers_end_with_the_end_token():

@@ -14,10 +14,7 @@ def test_pass_at_k_is_the_share_of_subsets_of_k_samples_with_a_right_one():
             continue
         correct = rng.random((6, samples)) < 0.3
         want = np.mean(
-            [
-                np.mean([any(row[list(s)]) for s in itertools.combinations(range(samples), k)])
-                for row in correct
-            ]
+            [np.mean([any(row[list(s)]) for s in itertools.combinations(range(samples), k)]) for row in correct]
         )
         assert pass_at_k(correct, k) == pytest.approx(want, abs=1e-12)
 

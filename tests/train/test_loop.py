@@ -72,7 +72,9 @@ def test_another_config_is_refused_with_the_keys_that_differ(folder):
 
 def test_eval_gives_what_training_measured(folder):
     lines = read_lines(folder / "metrics.jsonl")
-    assert session.evaluate(RUN, [f"run.dir={folder}"], 6) == {k: v for k, v in lines[6].items() if k.startswith("eval/")}
+    assert session.evaluate(RUN, [f"run.dir={folder}"], 6) == {
+        k: v for k, v in lines[6].items() if k.startswith("eval/")
+    }
 
 
 def test_sample_completes_prompts(folder):
@@ -91,8 +93,10 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_batch(tmp_p
 
 def test_rollouts_without_a_reward_are_refused(tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text(RUN.read_text().replace("[reward.correct]\nfunction = \"verifier\"\n", "").replace(
-        "[reward.form]\nfunction = \"format\"\npattern = \"[0-9;-]+\"\nweight = 0.1\n", ""
-    ))
-    with pytest.raises(ConfigError, match="no \\[reward.NAME\\] table"):
+    file.write_text(
+        RUN.read_text()
+        .replace('[reward.correct]\nfunction = "verifier"\n', "")
+        .replace('[reward.form]\nfunction = "format"\npattern = "[0-9;-]+"\nweight = 0.1\n', "")
+    )
+    with pytest.raises(ConfigError, match=r"no \[reward.NAME\] table"):
         session.train(file, [f"run.dir={tmp_path / 'x'}"])

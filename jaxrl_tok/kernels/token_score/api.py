@@ -151,9 +151,7 @@ def _score(
     )
     results = score_rows(options, chosen, *compat.vary_together((rows, head)))
     known = targets < vocabulary
-    logprobs, entropy, lse = (
-        jnp.where(valid, jnp.where(known, x, jnp.nan), 0).reshape(shape) for x in results
-    )
+    logprobs, entropy, lse = (jnp.where(valid, jnp.where(known, x, jnp.nan), 0).reshape(shape) for x in results)
     return TokenScores(logprobs=logprobs, entropy=entropy, lse=lse)
 
 
@@ -173,9 +171,7 @@ def _options(
     """Checks what is static, and finds the head's layout."""
     *leading, size = hidden.shape
     if tuple(leading) != targets.shape:
-        raise ConfigError(
-            f"hidden is {hidden.shape} for targets {targets.shape}; expected {targets.shape} + (D,)"
-        )
+        raise ConfigError(f"hidden is {hidden.shape} for targets {targets.shape}; expected {targets.shape} + (D,)")
     if soft_cap is not None and not soft_cap > 0:
         raise ConfigError(f"soft_cap is {soft_cap}; expected a positive number, or None for no cap")
     if block is not None and block < 1:
@@ -185,9 +181,7 @@ def _options(
         raise ConfigError(f"head_layout is {head_layout!r}; expected 'dv' for [D, V] or 'vd' for [V, D]")
     fitting: list[Layout] = [layout for layout in layouts if head.shape[layout.index("d")] == size]
     if not fitting:
-        raise ConfigError(
-            f"head is {head.shape}; expected {size} for D, as in hidden, in {' or '.join(layouts)}"
-        )
+        raise ConfigError(f"head is {head.shape}; expected {size} for D, as in hidden, in {' or '.join(layouts)}")
     if len(fitting) > 1:
         raise ConfigError(f"head is square, {head.shape}; say head_layout='dv' for [D, V] or 'vd' for [V, D]")
     return Options(fitting[0], soft_cap, head_grad, block)

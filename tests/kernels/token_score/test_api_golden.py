@@ -50,9 +50,7 @@ def test_linear_cross_entropy(backend):
     (case,) = GOLDEN["linear_cross_entropy"]["cases"]
     expected = case["expected"]
     with jax.enable_x64(True):
-        hidden, head, targets, mask = (
-            jnp.asarray(case["inputs"][k]) for k in ("hidden", "weight", "labels", "mask")
-        )
+        hidden, head, targets, mask = (jnp.asarray(case["inputs"][k]) for k in ("hidden", "weight", "labels", "mask"))
         mask = mask > 0
 
         def loss(hidden, head, targets):

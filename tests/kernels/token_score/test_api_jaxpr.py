@@ -121,9 +121,7 @@ def test_the_reference_has_them_in_both(score):
 @pytest.mark.parametrize("score", SCORES)
 def test_no_logits_under_remat_and_in_a_loop_over_microbatches(score):
     def loss(hidden, head, targets, x):
-        return jnp.sum(
-            jax.lax.map(lambda row: jax.checkpoint(score)(row[0], head, *row[1:]), (hidden, targets, x))
-        )
+        return jnp.sum(jax.lax.map(lambda row: jax.checkpoint(score)(row[0], head, *row[1:]), (hidden, targets, x)))
 
     _, backward = trace(loss, "vd")
     assert offending(backward, {BATCH * LENGTH, LENGTH}, VOCABULARY) == []

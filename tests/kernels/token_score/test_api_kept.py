@@ -16,11 +16,7 @@ FILTERS = ("top_k", "min_p", "mixed", "none kept")
 def thresholds_of(name, state):
     """Gives log-probs halfway between the last kept and the first dropped token, which may be the target."""
     z = state[0]
-    logp = (
-        z
-        - np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True))
-        - z.max(axis=1)[:, None]
-    )
+    logp = z - np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)) - z.max(axis=1)[:, None]
     ranked = -np.sort(-logp, axis=1)
     kept = {
         "top_k": np.full(len(z), 20),
@@ -99,9 +95,9 @@ def test_ignored_rows_may_hold_anything(backend):
     hidden, head, ignored = np.float32(hidden), np.float32(head), targets < 0
     thresholds, lse = np.full(CASE.tokens, -5, np.float32), np.full(CASE.tokens, 5, np.float32)
     clean, _ = evaluate(hidden, head, targets, inv_temperature, thresholds, lse, cotangents, backend)
-    for x in (hidden, inv_temperature, thresholds, lse, cotangents):
-        x[ignored] = np.nan
-    poisoned, _ = evaluate(hidden, head, targets, inv_temperature, thresholds, lse, cotangents, backend)
+    vectors = [np.where(ignored, np.float32(np.nan), x) for x in (inv_temperature, thresholds, lse, cotangents)]
+    hidden = np.where(ignored[:, None], np.float32(np.nan), hidden)
+    poisoned, _ = evaluate(hidden, head, targets, *vectors, backend)
     jax.tree.map(np.testing.assert_array_equal, poisoned, clean)
     np.testing.assert_array_equal(clean[0][0][ignored], 0)
     assert np.isfinite(clean[0][2]).all()

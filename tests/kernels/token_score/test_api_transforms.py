@@ -31,9 +31,7 @@ def loss_in_blocks(*arguments):
 
 def kept_loss(hidden, head, targets, inv_temperature):
     thresholds = jnp.full(targets.shape, -5.0)
-    return jnp.sum(
-        kept_logprobs(hidden, head, targets, thresholds, inv_temperature=inv_temperature, block=64)
-    )
+    return jnp.sum(kept_logprobs(hidden, head, targets, thresholds, inv_temperature=inv_temperature, block=64))
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,7 @@ from tests.kernels.token_score.cases import Case
 
 def problem(tokens=26):
     hidden, head, targets, inv_temperature, cotangents = Case(tokens=tokens, ignored="none").arrays()
-    rows = Rows(
-        jnp.float32(hidden), jnp.asarray(targets), jnp.asarray(inv_temperature), jnp.full(tokens, -1.0)
-    )
+    rows = Rows(jnp.float32(hidden), jnp.asarray(targets), jnp.asarray(inv_temperature), jnp.full(tokens, -1.0))
     coefficients = Coefficients(jnp.full(tokens, 3.0), jnp.full(tokens, 2.0), *jnp.asarray(cotangents))
     return rows, jnp.float32(head), coefficients
 
