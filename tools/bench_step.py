@@ -48,7 +48,7 @@ def even_share(prompts: list[str], completions: list[str]) -> list[float]:
     return [sum(i % 2 == 0 for i in row) / max(len(row), 1) for row in ids]
 
 
-def configuration(unroll: int) -> "Run":
+def configuration(unroll: int = 1, remat: str = "dots") -> "Run":
     """Returns the run: what a run file with these values would give."""
     from jaxrl_tok.config.load import load_recipe
     from jaxrl_tok.config.schema import Run
@@ -65,7 +65,7 @@ def configuration(unroll: int) -> "Run":
             "rollout": {"prompts": PROMPTS, "group": GROUP, "max_prompt": PROMPT, "max_tokens": COMPLETION},
             "warmup": {"recipe": load_recipe("sft")},
             "optimizer": {"learning_rate": 1e-3, "weight_decay": 1e-4, "clip_norm": float("inf")},
-            "train": {"unroll": unroll},
+            "train": {"unroll": unroll, "remat": remat},
             "mesh": {"data": 1},
             "eval": {"prompts": 0},
         }
@@ -110,7 +110,6 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     placed = shard_batch((asked, sampling(built.run, PROMPTS)), mesh)
     rollouts, _ = built.rollout(bench.state.params, *placed, jnp.int32(TRAIN), jnp.int32(step))
     host = lap("rollout", to_host(rollouts))
-    rollouts = shard_batch(rollouts, mesh)
     texts = bench.decode(host)
     bench.tokens = int(host.mask.sum())
     rewards = lap("reward", bench.pool.score([""] * len(texts), texts))
@@ -121,7 +120,7 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs, "ref_logprobs": reference.logprobs}
     fields |= {"prompt_ids": placed[0].ids, "progress": jnp.float32(0), "step": jnp.int32(step)}
     batch = stage.assemble(placed[0], fields, rollouts.temperature, None)
-    bench.state, metrics = stage.update(bench.state, shard_batch(batch, mesh), jnp.int32(0))
+    bench.state, metrics = stage.update(bench.state, batch, jnp.int32(0))
     metrics = lap("train", to_host(metrics))
     assert abs(metrics["sampling/importance_sampling_ratio/max"] - 1) < 1e-3  # on policy, or the numbers mean nothing
 
@@ -172,14 +171,13 @@ def report(rows: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def run(steps: int, unroll: int) -> dict[str, Any]:
+def run(steps: int, unroll: int = 1, remat: str = "dots") -> dict[str, Any]:
     """Builds everything, in the order of a run, and measures."""
     from jaxrl_tok.rewards.pool import RewardPool, RewardSpec
 
     folder = Path(__file__).resolve().parent
     with RewardPool([RewardSpec("even_share", "bench_step:even_share")], paths=[folder]) as pool:
         from jaxrl_tok.io.tokenizer import Tokenizer
-        from jaxrl_tok.train.ahead import compile_ahead
         from jaxrl_tok.train.build import build, init_state
         from jaxrl_tok.train.evaluate import completion_texts
 
@@ -202,8 +200,7 @@ def run(steps: int, unroll: int) -> dict[str, Any]:
 
         tokenizer = Integers()
         imported = time.perf_counter()
-        built = build(configuration(unroll), tokenizer)
-        compile_ahead(built)
+        built = build(configuration(unroll, remat), tokenizer)
         state = init_state(built)
         bench = Bench(built, pool, functools.partial(completion_texts, tokenizer=tokenizer), state)
         ready = time.perf_counter()
@@ -215,10 +212,11 @@ def main() -> None:
     """Measures, prints the result as JSON and writes it to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--unroll", type=int, default=LAYERS, help="layers compiled side by side")
+    parser.add_argument("--unroll", type=int, default=1, help="layers compiled side by side")
+    parser.add_argument("--remat", default="dots", help="what the backward pass computes again")
     parser.add_argument("--json", type=Path, help="file for the result")
     options = parser.parse_args()
-    result = run(options.steps, options.unroll)
+    result = run(options.steps, options.unroll, options.remat)
     text = json.dumps(result, indent=1)
     print(text)
     if options.json:

@@ -37,8 +37,6 @@ def test_sizes(run):
         "mesh.data": 2,
         "mesh.fsdp": 2,
         "mesh.tensor": 2,
-        "mesh.sequence": 1,
-        "mesh.expert": 1,
         "batch shards": 4,
         "sequences a step": 120,
         "updates a step": 6,

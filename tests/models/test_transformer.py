@@ -15,6 +15,11 @@ VARIANTS = [
 ]
 
 
+forward = jax.jit(transformer.forward, static_argnums=1)
+prefill = jax.jit(transformer.prefill, static_argnums=1)
+decode = jax.jit(transformer.decode, static_argnums=1)
+
+
 def completions(prompts, group=3, size=5, seed=1):
     rng = np.random.default_rng(seed)
     return jnp.asarray(rng.integers(3, 37, (prompts.lengths.shape[0], group, size)), jnp.int32)
@@ -22,20 +27,15 @@ def completions(prompts, group=3, size=5, seed=1):
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_a_completion_after_its_prompt_is_one_text(changes):
-    """Completions scored over a shared prompt equal the two joined to one unpadded prompt."""
+    """Completions scored over a shared prompt equal the two joined to one prompt."""
     arch = tiny.architecture(**changes)
     weights = tiny.weights(arch)
     prompts = tiny.prompts(3, 6)
     after = completions(prompts)
-    _, hidden = transformer.forward(weights, arch, prompts.tokens, prompts.lengths, after)
-    for p in range(3):
-        text = prompts.tokens[p, 6 - int(prompts.lengths[p]) :]
-        for g in range(3):
-            joined = jnp.concatenate([text, after[p, g]])[None]
-            whole, _ = transformer.forward(
-                weights, arch, joined, jnp.array([joined.shape[1]], jnp.int32), jnp.zeros((1, 1, 1), jnp.int32)
-            )
-            np.testing.assert_allclose(hidden[p, g], whole[0, -5:], rtol=2e-4, atol=2e-5)
+    _, hidden = forward(weights, arch, prompts.tokens, prompts.lengths, after)
+    joined = jnp.concatenate([prompts.tokens[:, None].repeat(3, axis=1), after], axis=-1).reshape(9, 11)
+    whole, _ = forward(weights, arch, joined, prompts.lengths.repeat(3) + 5, jnp.zeros((9, 1, 1), jnp.int32))
+    np.testing.assert_allclose(hidden.reshape(9, 5, -1), whole[:, -5:], rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
@@ -44,14 +44,14 @@ def test_decoding_gives_the_states_of_forward(changes):
     weights = tiny.weights(arch)
     prompts = tiny.prompts(2, 6)
     after = completions(prompts)
-    before, hidden = transformer.forward(weights, arch, prompts.tokens, prompts.lengths, after)
-    last, prompt_cache = transformer.prefill(weights, arch, prompts.tokens, prompts.lengths)
+    before, hidden = forward(weights, arch, prompts.tokens, prompts.lengths, after)
+    last, prompt_cache = prefill(weights, arch, prompts.tokens, prompts.lengths)
     np.testing.assert_allclose(last, before[:, -1], rtol=1e-5, atol=1e-6)
     cache = transformer.empty_cache(arch, 6, 5)
     ready = transformer.for_decoding(weights, arch, 6 + 5)
     rows = after.reshape(6, 5)
     for t in range(5):
-        got, cache = transformer.decode(
+        got, cache = decode(
             ready, arch, rows[:, t], jnp.full(6, t, jnp.int32), cache, prompt_cache,
             jnp.repeat(jnp.arange(2), 3), prompts.lengths,
         )  # fmt: skip
@@ -65,8 +65,8 @@ def test_what_stands_in_the_padding_changes_nothing():
     padding = jnp.arange(6)[None] < (6 - prompts.lengths)[:, None]
     other = jnp.where(padding, 11, prompts.tokens)
     assert not np.array_equal(other, prompts.tokens)
-    a = transformer.forward(weights, arch, prompts.tokens, prompts.lengths, after)[1]
-    b = transformer.forward(weights, arch, other, prompts.lengths, after)[1]
+    a = forward(weights, arch, prompts.tokens, prompts.lengths, after)[1]
+    b = forward(weights, arch, other, prompts.lengths, after)[1]
     np.testing.assert_array_equal(a, b)
 
 
@@ -77,7 +77,7 @@ def test_remat_and_unroll_change_no_gradient(changes):
 
     def gradient(arch):
         def total(weights):
-            before, hidden = transformer.forward(weights, arch, prompts.tokens, prompts.lengths, after)
+            before, hidden = forward(weights, arch, prompts.tokens, prompts.lengths, after)
             return jnp.sum(jnp.sin(hidden)) + jnp.sum(before[:, -1])
 
         return jax.jit(jax.grad(total))(tiny.weights(arch))
@@ -90,8 +90,8 @@ def test_bfloat16_computes_in_bfloat16_and_stays_near_float32():
     prompts = tiny.prompts(2, 4)
     after = completions(prompts)
     weights = tiny.weights(tiny.architecture())
-    exact = transformer.forward(weights, tiny.architecture(), prompts.tokens, prompts.lengths, after)[1]
-    half = transformer.forward(weights, tiny.architecture(dtype="bfloat16"), prompts.tokens, prompts.lengths, after)[1]
+    exact = forward(weights, tiny.architecture(), prompts.tokens, prompts.lengths, after)[1]
+    half = forward(weights, tiny.architecture(dtype="bfloat16"), prompts.tokens, prompts.lengths, after)[1]
     assert half.dtype == jnp.bfloat16
     # 8 bits of mantissa, errors adding up over two layers of unit-variance states.
     np.testing.assert_allclose(np.asarray(half, np.float32), exact, atol=0.1)

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,20 +6,20 @@ import pytest
 from jaxrl_tok.samplers import draw
 from tests.samplers.cases import LOGITS
 
-ROWS = 20_000
+ROWS = 10_000
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def drawn(rows, logits, seed, temperature, top_k, top_p, min_p):
-    """Draws `rows` times from one row of logits."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(rows))
+@jax.jit
+def drawn(logits, seed, temperature, top_k, top_p, min_p):
+    """Draws many times from one row of logits."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(ROWS))
     given = (temperature, "float32"), (top_k, "int32"), (top_p, "float32"), (min_p, "float32")
-    full = (jnp.full(rows, x, dtype) for x, dtype in given)
-    return draw(keys, jnp.broadcast_to(logits, (rows, logits.shape[0])), *full)
+    full = (jnp.full(ROWS, x, dtype) for x, dtype in given)
+    return draw(keys, jnp.broadcast_to(logits, (ROWS, logits.shape[0])), *full)
 
 
-def draws(logits, rows=ROWS, seed=0, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    return drawn(rows, jnp.asarray(logits, jnp.float32), seed, temperature, top_k, top_p, min_p)
+def draws(logits, seed=0, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    return drawn(jnp.asarray(logits, jnp.float32), seed, temperature, top_k, top_p, min_p)
 
 
 def softmax(logits):
@@ -40,7 +38,7 @@ def chi_square(tokens, expected):
     return (np.sum((counts - expected) ** 2 / expected) - free) / np.sqrt(2 * free)
 
 
-@pytest.mark.parametrize("vocab", [1, 2, 6, 64, 101])
+@pytest.mark.parametrize("vocab", [1, 6, 101])
 def test_tokens_follow_the_distribution_whatever_the_size_of_the_last_block(vocab):
     logits = np.random.default_rng(vocab).normal(size=vocab) * 1.5
     tokens, logprobs, thresholds = draws(logits)
@@ -66,37 +64,37 @@ def test_filtered_draws(temperature, k, p, m, expected):
         expected = np.append(softmax(LOGITS[:4]), [0, 0])
     tokens, logprobs, thresholds = draws(LOGITS, temperature=temperature, top_k=k, top_p=p, min_p=m)
     assert chi_square(tokens, np.array(expected)) < 4
-    np.testing.assert_allclose(logprobs, np.log(expected, where=np.array(expected) > 0)[tokens], atol=1e-5)
+    np.testing.assert_allclose(logprobs, np.log(np.array(expected)[tokens]), atol=1e-5)
     kept, full = np.array(expected) > 0, np.log(softmax(np.array(LOGITS) / temperature))
     np.testing.assert_allclose(thresholds, (full[kept].min() + full[~kept].max()) / 2, atol=1e-5)
     np.testing.assert_array_equal(full >= float(thresholds[0]), kept)
 
 
 def test_what_has_no_mass_is_never_drawn():
-    logits = np.full(1000, -np.inf)
-    logits[[3, 500, 999]] = 0
+    logits = np.full(101, -np.inf)
+    logits[[3, 50, 100]] = 0
     tokens, logprobs, _ = draws(logits)
-    assert set(np.unique(tokens)) == {3, 500, 999}
+    assert set(np.unique(tokens)) == {3, 50, 100}
     np.testing.assert_allclose(logprobs, np.log(1 / 3), rtol=1e-5)
-    assert chi_square(np.searchsorted([3, 500, 999], tokens), np.full(3, 1 / 3)) < 4
+    assert chi_square(np.searchsorted([3, 50, 100], tokens), np.full(3, 1 / 3)) < 4
 
 
 def test_a_rare_block_beside_a_likely_token_keeps_its_share():
-    """1000 tokens of 1e-6 each: their sum is drawn as often as it should be, and all over the vocabulary."""
-    logits = np.full(1001, np.log(1e-6))
-    logits[0] = np.log(1 - 1e-3)
-    tokens = np.asarray(draws(logits, rows=200_000)[0])
+    """100 tokens of 1e-4 each: their sum is drawn as often as it should be, and all over the vocabulary."""
+    logits = np.full(101, np.log(1e-4))
+    logits[0] = np.log(1 - 1e-2)
+    tokens = np.asarray(draws(logits)[0])
     rare = tokens[tokens > 0]
-    assert abs(len(rare) - 200) < 4 * np.sqrt(200)
-    assert abs(rare.mean() - 500.5) < 4 * 1000 / np.sqrt(12 * len(rare))
+    assert abs(len(rare) - 100) < 4 * np.sqrt(100)
+    assert abs(rare.mean() - 50.5) < 4 * 100 / np.sqrt(12 * len(rare))
 
 
 def test_greedy_takes_the_first_of_the_largest():
-    logits = np.zeros(100)
+    logits = np.zeros(101)
     logits[[17, 40, 93]] = 2.0
-    tokens, logprobs, thresholds = draws(logits, rows=50, temperature=0.0, top_p=0.5)
+    tokens, logprobs, thresholds = draws(logits, temperature=0.0, top_p=0.5)
     assert np.all(np.asarray(tokens) == 17)
-    np.testing.assert_array_equal(logprobs, np.zeros(50))
+    np.testing.assert_array_equal(logprobs, np.zeros(ROWS))
     assert np.all(np.asarray(thresholds) == -np.inf)
 
 
@@ -104,15 +102,16 @@ def test_rows_have_their_own_settings_and_keys():
     keys = jax.random.split(jax.random.key(0), 3)
     logits = jnp.array([LOGITS] * 3)
     settings = [jnp.array([0.0, 1.0, 1.0]), jnp.array([0, 0, 1], jnp.int32), jnp.array([1.0, 0.9, 1.0]), jnp.zeros(3)]
-    together = draw(keys, logits, *settings)
+    compiled = jax.jit(draw)
+    together = compiled(keys, logits, *settings)
     for row in range(3):
-        alone = draw(keys[row : row + 1], logits[:1], *(x[row : row + 1] for x in settings))
+        alone = compiled(keys[row : row + 1], logits[:1], *(x[row : row + 1] for x in settings))
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_allclose(a[row], b[0], rtol=1e-6)
     assert np.asarray(draws(LOGITS, seed=1)[0] != draws(LOGITS, seed=2)[0]).mean() > 0.3
 
 
 def test_large_logits_give_finite_numbers():
-    tokens, logprobs, _ = draws([3e4, 3e4 - 1, -3e4], rows=1000, top_p=0.99)
+    tokens, logprobs, _ = draws([3e4, 3e4 - 1, -3e4, -3e4, -3e4, -3e4], top_p=0.99)
     assert set(np.unique(tokens)) == {0, 1}
     assert np.isfinite(logprobs).all()

@@ -7,9 +7,17 @@ import pytest
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.errors import ConfigError, DataError, JaxrlTokError, RewardError, ShardingError
 from jaxrl_tok.train.recipe import REGISTRIES
-from jaxrl_tok.train.show import methods, show
+from jaxrl_tok.train import show as shown
+from jaxrl_tok.train.show import methods
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "runs" / "quickstart.toml"
+# The quickstart's own sizes may change; these do not.
+SIZES = ["run.steps=80", "rollout.prompts=16", "rollout.max_tokens=16", "warmup.steps=200", "eval.prompts=128"]
+
+
+def show(path, sets=()):
+    """What `show` prints of a run of these sizes."""
+    return shown.show(path, [*SIZES, *sets])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,7 @@ def cells(text, path):
 def test_the_text_is_a_run_file_of_the_same_run(text, tmp_path):
     copy = tmp_path / "copy.toml"
     copy.write_text(text)
-    assert load_run(copy) == load_run(QUICKSTART, ["recipe=grpo_kl"])
+    assert load_run(copy) == load_run(QUICKSTART, [*SIZES, "recipe=grpo_kl"])
 
 
 @pytest.mark.parametrize(

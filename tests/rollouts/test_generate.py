@@ -1,0 +1,179 @@
+"""A completion depends on the weights, its prompt and its key, and on nothing else."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl_tok.models import transformer
+from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.sharding.mesh import make_mesh
+from jaxrl_tok.sharding.place import replicate, shard_batch
+from jaxrl_tok.train.programs import rollout_program
+from jaxrl_tok.train.score import score
+from tests import tiny
+
+PROMPTS, GROUP, SIZE, LIMIT, END = 8, 2, 6, 12, 2
+# An untied head: a tied one at its initial weights mostly repeats the last token.
+ARCH = tiny.architecture(tied=False)
+WEIGHTS = tiny.weights(ARCH)
+WEIGHTS["head"] = 2 * WEIGHTS["head"]
+
+
+@functools.cache
+def program(slots, refill=True, end_ids=(END,)):
+    @jax.jit
+    def run(prompts, sampling, step):
+        keys = request_keys(jnp.uint32(5), jnp.int32(0), step, prompts.ids, jnp.arange(sampling.limit.shape[1]))
+        return generate(
+            WEIGHTS, ARCH, prompts, keys, sampling, max_tokens=LIMIT, end_ids=end_ids, slots=slots, refill=refill
+        )
+
+    return run
+
+
+@functools.cache
+def sampled(slots=16, refill=True, top_p=0.8):
+    """Returns the rollouts of one batch, of different limits, and the number of decode steps."""
+    sampling = tiny.sampling((PROMPTS, GROUP), LIMIT, temperature=0.7, top_p=top_p)
+    limits = np.random.default_rng(0).integers(1, LIMIT + 1, (PROMPTS, GROUP))
+    sampling = sampling.replace(limit=jnp.asarray(limits, jnp.int32))
+    rollouts, steps = program(slots, refill)(tiny.prompts(PROMPTS, SIZE), sampling, jnp.int32(1))
+    return jax.device_get(rollouts), limits, int(steps)
+
+
+def assert_same(a, b):
+    np.testing.assert_array_equal(a.mask, b.mask)
+    np.testing.assert_array_equal(np.where(a.mask, a.tokens, 0), np.where(b.mask, b.tokens, 0))
+    np.testing.assert_array_equal(a.truncated, b.truncated)
+    for x, y in ((a.sampler_logprobs, b.sampler_logprobs), (a.keep_thresholds, b.keep_thresholds)):
+        np.testing.assert_allclose(np.where(a.mask, x, 0), np.where(b.mask, y, 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("slots", "refill"), [(1, True), (4, True), (4, False), (16, False)])
+def test_slots_and_refilling_change_nothing(slots, refill):
+    assert_same(sampled()[0], sampled(slots, refill)[0])
+
+
+def test_every_request_ends_once_at_its_limit_or_an_end_token():
+    rollouts, limits, _ = sampled()
+    lengths = rollouts.mask.sum(-1)
+    assert np.array_equal(rollouts.mask, np.arange(LIMIT) < lengths[..., None])  # one piece, from the start
+    last = np.take_along_axis(rollouts.tokens, lengths[..., None] - 1, axis=-1)[..., 0]
+    is_end = (rollouts.tokens == END) & rollouts.mask
+    assert np.array_equal(is_end.sum(-1), last == END)  # an end token is the last one, and trained on
+    assert np.array_equal(rollouts.truncated, last != END)
+    assert np.array_equal(lengths[rollouts.truncated], limits[rollouts.truncated])
+    assert (lengths >= 1).all() and (lengths <= limits).all()
+    assert 0 < rollouts.truncated.sum() < rollouts.truncated.size  # the test sees both
+
+
+def test_refilling_takes_fewer_steps_than_waiting_for_a_round():
+    rollouts, _, steps = sampled(4, True)
+    lengths = rollouts.mask.sum(-1).reshape(-1)
+    rounds = sum(lengths[i : i + 4].max() for i in range(0, len(lengths), 4))
+    assert sampled(4, False)[2] == rounds
+    assert lengths.sum() / 4 <= steps < rounds
+    assert sampled(1, True)[2] == lengths.sum()
+    assert sampled(16, True)[2] == lengths.max()
+
+
+def test_several_end_tokens():
+    sampling = tiny.sampling((PROMPTS, GROUP), LIMIT)
+    rollouts, _ = jax.device_get(
+        program(16, True, tuple(range(20)))(tiny.prompts(PROMPTS, SIZE), sampling, jnp.int32(1))
+    )
+    at = rollouts.mask.sum(-1)[..., None] - 1
+    last = np.take_along_axis(rollouts.tokens, at, axis=-1)[..., 0]
+    assert np.array_equal(last < 20, ~rollouts.truncated) and (last < 20).any()
+    before = np.arange(LIMIT) < at
+    assert (rollouts.tokens[before] >= 20).all()
+
+
+def simple(prompts, step=1):
+    sampling = tiny.sampling((PROMPTS, GROUP), LIMIT)
+    return jax.device_get(program(16)(prompts, sampling, jnp.int32(step))[0])
+
+
+def test_the_order_of_a_batch_changes_nothing():
+    order = np.random.default_rng(1).permutation(PROMPTS)
+    prompts = tiny.prompts(PROMPTS, SIZE)
+    turned = jax.tree.map(lambda x: x[order], prompts)
+    assert_same(jax.tree.map(lambda x: x[order], simple(prompts)), simple(turned))
+
+
+def test_a_prompt_id_changes_only_its_own_completions():
+    prompts = tiny.prompts(PROMPTS, SIZE)
+    a, b = simple(prompts), simple(prompts.replace(ids=prompts.ids.at[3].set(1000)))
+    others = np.arange(PROMPTS) != 3
+    assert_same(jax.tree.map(lambda x: x[others], a), jax.tree.map(lambda x: x[others], b))
+    assert (a.tokens[3] != b.tokens[3]).any(axis=-1).all()
+
+
+def test_steps_differ_and_samples_differ():
+    prompts = tiny.prompts(PROMPTS, SIZE)
+    a, b = simple(prompts, 1), simple(prompts, 2)
+    assert (a.tokens != b.tokens).any(axis=-1).all()
+    assert (a.tokens[:, 0] != a.tokens[:, 1]).any(axis=-1).mean() > 0.8
+
+
+def test_keys_differ_by_each_part_and_by_nothing_else():
+    def bits(seed=0, stream=0, step=0, ids=(4, 9), samples=(0, 1)):
+        keys = request_keys(
+            jnp.uint32(seed),
+            jnp.int32(stream),
+            jnp.int32(step),
+            jnp.array(ids, jnp.int32),
+            jnp.array(samples, jnp.int32),
+        )
+        return np.asarray(jax.random.key_data(keys))
+
+    base = bits()
+    assert len({tuple(key) for key in base.reshape(4, 2)}) == 4
+    for other in (bits(seed=1), bits(stream=1), bits(step=1)):
+        assert (other != base).any(axis=-1).all()
+    np.testing.assert_array_equal(bits(ids=(9, 4), samples=(1, 0)), base[::-1, ::-1])
+    assert (bits(seed=1, step=0) != bits(seed=0, step=1)).any()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.8), (0.7, 1.0), (0.7, 0.8)])
+def test_the_trainer_gives_a_token_the_probability_it_was_drawn_with(temperature, top_p):
+    prompts = tiny.prompts(PROMPTS, SIZE)
+    sampling = tiny.sampling((PROMPTS, GROUP), LIMIT, temperature, top_p=top_p)
+    rollouts, _ = program(4)(prompts, sampling, jnp.int32(1))
+    thresholds = rollouts.keep_thresholds if top_p < 1 else None
+    scored = jax.jit(score, static_argnums=1)(
+        WEIGHTS, ARCH, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds
+    )
+    away = np.where(rollouts.mask, scored.logprobs - rollouts.sampler_logprobs, 0)
+    np.testing.assert_allclose(np.exp(away), 1, rtol=1e-4)
+    if top_p < 1:  # and it would not without the kept set
+        without = jax.jit(score, static_argnums=1)(
+            WEIGHTS, ARCH, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature
+        )
+        assert np.abs(np.where(rollouts.mask, without.logprobs - rollouts.sampler_logprobs, 0)).max() > 0.05
+
+
+def test_greedy_completions_are_the_argmax_of_the_full_model():
+    prompts = tiny.prompts(PROMPTS, SIZE)
+    rollouts, _ = program(4)(prompts, tiny.sampling((PROMPTS, GROUP), LIMIT, temperature=0.0), jnp.int32(1))
+    before, after = jax.jit(transformer.forward, static_argnums=1)(
+        WEIGHTS, ARCH, prompts.tokens, prompts.lengths, rollouts.tokens
+    )
+    first = jnp.broadcast_to(before[:, None, -1:], (PROMPTS, GROUP, 1, ARCH.dim))
+    hidden = jnp.concatenate([first, after[:, :, :-1]], axis=2)
+    best = np.argmax(jnp.einsum("PGTD,VD->PGTV", hidden, transformer.head(WEIGHTS)), axis=-1)
+    np.testing.assert_array_equal(np.where(rollouts.mask, rollouts.tokens, 0), np.where(rollouts.mask, best, 0))
+
+
+def test_one_device_and_four_give_the_same_tokens():
+    prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.7, top_p=0.8)
+    results = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = make_mesh({"data": -1}, devices)
+        run = rollout_program(ARCH, mesh, seed=5, max_tokens=LIMIT, end_ids=(END,), slots=8)
+        placed = (replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0), jnp.int32(1))
+        results.append(jax.device_get(run(*placed)[0]))
+    assert_same(*results)
