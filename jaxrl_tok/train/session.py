@@ -121,8 +121,6 @@ def _build(run: Run) -> tuple[Any, Any]:
 def _training_pool(stack: contextlib.ExitStack, run: Run, path: Path) -> RewardPool | None:
     if run.recipe.source != "rollout":
         return None
-    if not run.reward:
-        raise ConfigError(f"{path}: recipe {run.recipe.name} rolls out, but there is no [reward.NAME] table")
     specs = [RewardSpec(name, r.function, r.weight, r.options) for name, r in run.reward.items()]
     return stack.enter_context(_pool(specs, run, path, run.rewards.workers))
 

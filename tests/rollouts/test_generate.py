@@ -115,7 +115,7 @@ def test_a_prompt_id_changes_only_its_own_completions():
 def test_steps_differ_and_samples_differ():
     prompts = tiny.prompts(PROMPTS, SIZE)
     a, b = simple(prompts, 1), simple(prompts, 2)
-    assert (a.tokens != b.tokens).any(axis=-1).all()
+    assert (a.tokens != b.tokens).any(axis=-1).mean() > 0.8
     assert (a.tokens[:, 0] != a.tokens[:, 1]).any(axis=-1).mean() > 0.8
 
 

@@ -98,5 +98,5 @@ def test_rollouts_without_a_reward_are_refused(tmp_path):
         .replace('[reward.correct]\nfunction = "verifier"\n', "")
         .replace('[reward.form]\nfunction = "format"\npattern = "[0-9;-]+"\nweight = 0.1\n', "")
     )
-    with pytest.raises(ConfigError, match=r"no \[reward.NAME\] table"):
+    with pytest.raises(ConfigError, match=r"expected at least one \[reward.NAME\]"):
         session.train(file, [f"run.dir={tmp_path / 'x'}"])
