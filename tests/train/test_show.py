@@ -6,8 +6,8 @@ import pytest
 
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.errors import ConfigError, DataError, JaxrlTokError, RewardError, ShardingError
-from jaxrl_tok.train.recipe import REGISTRIES
 from jaxrl_tok.train import show as shown
+from jaxrl_tok.train.recipe import REGISTRIES
 from jaxrl_tok.train.show import methods
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "runs" / "quickstart.toml"
