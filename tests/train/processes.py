@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrl_tok.io import manifest
 from jaxrl_tok.io.metrics import read_lines
 
 RUN = Path(__file__).with_name("run.toml")
@@ -54,9 +55,9 @@ def steps(folder: Path) -> int:
 
 
 def writing(folder: Path) -> bool:
-    """Whether a checkpoint is being written: its folder is there, its seal is not."""
-    folders = [path for path in (folder / "checkpoints").glob("*") if path.is_dir() and path.name[0] != "."]
-    return any(not any(p.glob("*anifest*")) for p in folders if steps(folder) > 1)
+    """Whether a checkpoint after the first one is being written: a folder of it is there and not yet sealed."""
+    folders = [path for path in (folder / "checkpoints").glob("[0-9]*") if path.is_dir()]
+    return steps(folder) > 1 and any(not manifest.is_sealed(path) for path in folders)
 
 
 def record(folder: Path) -> tuple[list, list, dict[str, bytes]]:
