@@ -4,15 +4,23 @@ Fields are typed `Leaf`, not by shape: JAX rebuilds pytrees with placeholders, s
 place of arrays. The comment beside each field is its contract; functions that take arrays check shapes.
 """
 
-from typing import Any, TypeAlias
+import dataclasses
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
+import jax
 import jax.numpy as jnp
-from flax import struct
 
 Leaf: TypeAlias = Any
+Class = TypeVar("Class", bound=type)
 
 
-@struct.dataclass
+@dataclass_transform(frozen_default=True)
+def pytree(cls: Class) -> Class:
+    """Makes a frozen dataclass of a class, and a pytree of its instances, all fields being children."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@pytree
 class Mean:
     """A mean that is not yet divided, so that parts of a batch can be added first."""
 
@@ -28,7 +36,7 @@ class Mean:
         return jnp.where(self.count > 0, self.total / jnp.where(self.count > 0, self.count, 1), 0)
 
 
-@struct.dataclass
+@pytree
 class Prompts:
     """One batch of prompts, on device."""
 
@@ -37,7 +45,7 @@ class Prompts:
     ids: Leaf  # i32[P], index of the prompt in its data set
 
 
-@struct.dataclass
+@pytree
 class Sampling:
     """How each request is sampled; arrays, so that changing them compiles nothing."""
 
@@ -48,7 +56,7 @@ class Sampling:
     min_p: Leaf  # f32[P, G], 0 = off
 
 
-@struct.dataclass
+@pytree
 class Rollouts:
     """Completions of one batch of prompts and what the sampler knew of them."""
 
@@ -60,7 +68,7 @@ class Rollouts:
     temperature: Leaf  # f32[P, G]
 
 
-@struct.dataclass
+@pytree
 class Batch:
     """What the step stage reads: whole groups, rows still `[P, G, ...]`."""
 
@@ -70,7 +78,7 @@ class Batch:
     keep_thresholds: Leaf  # f32[P, G, T], or None when the sampler had no filter
 
 
-@struct.dataclass
+@pytree
 class TrainState:
     """All that a checkpoint holds on device."""
 

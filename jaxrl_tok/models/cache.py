@@ -1,12 +1,11 @@
 """Keys and values of what was already read."""
 
 import jax.numpy as jnp
-from flax import struct
 
-from jaxrl_tok.types import Leaf
+from jaxrl_tok.types import Leaf, pytree
 
 
-@struct.dataclass
+@pytree
 class KVCache:
     """Keys and values of one layer, a row for each prompt or slot.
 

@@ -19,6 +19,7 @@ from jaxrl_tok.models import transformer
 from jaxrl_tok.sharding.mesh import batch_shards, make_mesh
 from jaxrl_tok.sharding.rules import param_shardings
 from jaxrl_tok.train import programs
+from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.optimizer import optimizer, schedule
 from jaxrl_tok.train.recipe import Recipe, build_recipe
 from jaxrl_tok.types import Sampling, TrainState
@@ -100,7 +101,7 @@ def init_state(built: Build) -> TrainState:
     """Returns the state that a run starts from, on the mesh."""
     first = built.warmup if built.warmup.steps else built.main
     draw = functools.partial(model_params.init, built.specs, built.run.run.seed, jnp.dtype(built.run.train.param_dtype))
-    return fresh_stage(first, jax.jit(draw, out_shardings=_shardings(first.template.params))())
+    return fresh_stage(first, compiled(draw, out_shardings=_shardings(first.template.params))())
 
 
 def fresh_stage(stage: Stage, params: Any) -> TrainState:
@@ -110,7 +111,7 @@ def fresh_stage(stage: Stage, params: Any) -> TrainState:
         reference = None if stage.template.ref_params is None else jax.tree.map(jnp.copy, params)
         return TrainState(params, stage.init_optimizer(params), jnp.int32(0), reference, ())
 
-    return jax.jit(start, out_shardings=_shardings(stage.template))(params)
+    return compiled(start, out_shardings=_shardings(stage.template))(params)
 
 
 def _template(run: Run, specs: Any, mesh: Mesh, init_optimizer: Callable[[Any], Any], reference: bool) -> TrainState:

@@ -13,6 +13,7 @@ from jaxrl_tok import models
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.train.assemble import assemble
+from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import Recipe
 from jaxrl_tok.train.score import Scores, score
 from jaxrl_tok.train.step import train_step
@@ -43,9 +44,9 @@ def rollout_program(
         return rollouts, steps[None]
 
     if shards == 1:
-        return jax.jit(sample)
+        return compiled(sample)
     rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-    return jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=(whole, rows, rows, whole, whole), out_specs=(rows, rows)))
+    return compiled(jax.shard_map(sample, mesh=mesh, in_specs=(whole, rows, rows, whole, whole), out_specs=(rows, rows)))
 
 
 def score_program(arch: models.Architecture) -> Callable[..., Scores]:
@@ -55,12 +56,12 @@ def score_program(arch: models.Architecture) -> Callable[..., Scores]:
         thresholds = rollouts.keep_thresholds if filtered else None
         return score(params, arch, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
 
-    return jax.jit(run, static_argnames="filtered")
+    return compiled(run, static_argnames="filtered")
 
 
 def assemble_program(recipe: Recipe) -> Callable[..., Batch]:
     """Returns `f(prompts, fields, temperature, keep_thresholds) -> Batch`."""
-    return jax.jit(functools.partial(assemble, recipe))
+    return compiled(functools.partial(assemble, recipe))
 
 
 def update_program(
@@ -86,7 +87,7 @@ def update_program(
         )
 
     # The new state lies as the old one did; else the second call would compile again.
-    return jax.jit(run, donate_argnums=0, out_shardings=(shardings, None))
+    return compiled(run, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _take(x: Leaf, part: Leaf, parts: int) -> Leaf:

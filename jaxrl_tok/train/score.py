@@ -3,16 +3,15 @@
 from typing import Any
 
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import models
 from jaxrl_tok.kernels import kept_logprobs, token_score
 from jaxrl_tok.models import transformer
-from jaxrl_tok.types import Leaf, Prompts
+from jaxrl_tok.types import Leaf, Prompts, pytree
 
 
-@struct.dataclass
+@pytree
 class Scores:
     """What one pass of one policy says about each completion token."""
 

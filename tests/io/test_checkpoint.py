@@ -3,7 +3,6 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.io import manifest
 from jaxrl_tok.io.checkpoint import Checkpoints, differences
+from jaxrl_tok.types import pytree
 from tests.io.checkpoint_folders import fill, newest, payload, restore, small
 
 
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
     parts: tuple
 
 
-@flax.struct.dataclass
+@pytree
 class State:
     params: Any
     opt_state: Any

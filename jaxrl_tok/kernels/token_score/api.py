@@ -7,7 +7,6 @@ a soft cap, and p[n] = softmax(z[n]).
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxrl_tok import compat
@@ -15,10 +14,10 @@ from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.kernels.dispatch import choose
 from jaxrl_tok.kernels.token_score.common import Layout, Options, Rows, wider
 from jaxrl_tok.kernels.token_score.vjp import BACKENDS, score_rows
-from jaxrl_tok.types import Leaf
+from jaxrl_tok.types import Leaf, pytree
 
 
-@struct.dataclass
+@pytree
 class TokenScores:
     """What one pass over the vocabulary tells of each token, in nats; 0 where the target is ignored."""
 
