@@ -100,7 +100,7 @@ def prompts() -> "Iterator[Prompts]":
 
 def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any], Any]) -> None:
     """Takes a step as the loop does; `lap(name, arrays)` waits for the arrays and ends a phase."""
-    import jax.numpy as jnp
+    import numpy as np
 
     from jaxrl_tok.sharding.place import shard_batch, to_host
     from jaxrl_tok.train.build import sampling
@@ -108,7 +108,7 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
 
     built, stage, mesh = bench.built, bench.built.main, bench.built.mesh
     placed = shard_batch((asked, sampling(built.run, PROMPTS)), mesh)
-    rollouts, _ = built.rollout(bench.state.params, *placed, jnp.int32(TRAIN), jnp.int32(step))
+    rollouts, _ = built.rollout(bench.state.params, *placed, np.int32(TRAIN), np.int32(step))
     host = lap("rollout", to_host(rollouts))
     texts = bench.decode(host)
     bench.tokens = int(host.mask.sum())
@@ -118,9 +118,9 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     fields = shard_batch({name: x.reshape(PROMPTS, GROUP) for name, x in given.items()}, mesh)
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs, "ref_logprobs": reference.logprobs}
-    fields |= {"prompt_ids": placed[0].ids, "progress": jnp.float32(0), "step": jnp.int32(step)}
+    fields |= {"prompt_ids": placed[0].ids, "progress": np.float32(0), "step": np.int32(step)}
     batch = stage.assemble(placed[0], fields, rollouts.temperature, None)
-    bench.state, metrics = stage.update(bench.state, batch, jnp.int32(0))
+    bench.state, metrics = stage.update(bench.state, batch, np.int32(0))
     metrics = lap("train", to_host(metrics))
     assert abs(metrics["sampling/importance_sampling_ratio/max"] - 1) < 1e-3  # on policy, or the numbers mean nothing
 

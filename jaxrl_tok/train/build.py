@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -143,11 +144,11 @@ def sampling(run: Run, prompts: int) -> Sampling:
     rollout = run.rollout
     shape = (prompts, rollout.group)
     return Sampling(
-        limit=jnp.full(shape, rollout.max_tokens, jnp.int32),
-        temperature=jnp.full(shape, rollout.temperature, jnp.float32),
-        top_k=jnp.full(shape, rollout.top_k, jnp.int32),
-        top_p=jnp.full(shape, rollout.top_p, jnp.float32),
-        min_p=jnp.full(shape, rollout.min_p, jnp.float32),
+        limit=np.full(shape, rollout.max_tokens, np.int32),
+        temperature=np.full(shape, rollout.temperature, np.float32),
+        top_k=np.full(shape, rollout.top_k, np.int32),
+        top_p=np.full(shape, rollout.top_p, np.float32),
+        min_p=np.full(shape, rollout.min_p, np.float32),
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_tok.io.data import Batch
@@ -28,7 +27,7 @@ def evaluate(built: Build, params: Any, questions: Batch, tokenizer: Tokenizer, 
     asked = eval_sampling(len(questions.prompts), settings.samples, settings.temperature, built.run.rollout.max_tokens)
     prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
     placed = shard_batch((prompts, asked), built.mesh)
-    rollouts, _ = built.rollout(params, *placed, jnp.int32(EVAL), jnp.int32(0))
+    rollouts, _ = built.rollout(params, *placed, np.int32(EVAL), np.int32(0))
     rollouts = to_host(rollouts)
     group = settings.samples + 1
     texts = completion_texts(rollouts, tokenizer)

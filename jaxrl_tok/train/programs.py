@@ -46,7 +46,8 @@ def rollout_program(
     if shards == 1:
         return compiled(sample)
     rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-    return compiled(jax.shard_map(sample, mesh=mesh, in_specs=(whole, rows, rows, whole, whole), out_specs=(rows, rows)))
+    specs = {"in_specs": (whole, rows, rows, whole, whole), "out_specs": (rows, rows)}
+    return compiled(jax.shard_map(sample, mesh=mesh, **specs))
 
 
 def score_program(arch: models.Architecture) -> Callable[..., Scores]:

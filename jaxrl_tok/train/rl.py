@@ -3,7 +3,6 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_tok.io.data import Batch as Questions
@@ -26,7 +25,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     questions = next(loop.batches[stage.name])
     prompts = shard_batch(Prompts(questions.tokens, questions.lengths, questions.ids), loop.built.mesh)
     asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
-    rollouts, _ = loop.built.rollout(loop.state.params, prompts, asked, jnp.int32(TRAIN), jnp.int32(step))
+    rollouts, _ = loop.built.rollout(loop.state.params, prompts, asked, np.int32(TRAIN), np.int32(step))
     host: Rollouts = to_host(rollouts)
     clock.lap("time/rollout")
     # The scoring passes run on the device while the rewards run in their processes.
@@ -95,7 +94,7 @@ def _fields(
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
     fields |= {"prompt_ids": prompts.ids}
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
-    fields |= {"progress": jnp.float32(step / max(stage.steps, 1)), "step": jnp.int32(step)}
+    fields |= {"progress": np.float32(step / max(stage.steps, 1)), "step": np.int32(step)}
     return fields, rollouts.temperature, rollouts.keep_thresholds if loop.built.filtered else None
 
 
