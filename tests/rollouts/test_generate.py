@@ -1,5 +1,6 @@
 """A completion depends on the weights, its prompt and its key, and on nothing else."""
 
+import dataclasses
 import functools
 
 import jax
@@ -39,7 +40,7 @@ def sampled(slots=16, refill=True, top_p=0.8):
     """Returns the rollouts of one batch, of different limits, and the number of decode steps."""
     sampling = tiny.sampling((PROMPTS, GROUP), LIMIT, temperature=0.7, top_p=top_p)
     limits = np.random.default_rng(0).integers(1, LIMIT + 1, (PROMPTS, GROUP))
-    sampling = sampling.replace(limit=jnp.asarray(limits, jnp.int32))
+    sampling = dataclasses.replace(sampling, limit=jnp.asarray(limits, jnp.int32))
     rollouts, steps = program(slots, refill)(tiny.prompts(PROMPTS, SIZE), sampling, jnp.int32(1))
     return jax.device_get(rollouts), limits, int(steps)
 
@@ -106,7 +107,7 @@ def test_the_order_of_a_batch_changes_nothing():
 
 def test_a_prompt_id_changes_only_its_own_completions():
     prompts = tiny.prompts(PROMPTS, SIZE)
-    a, b = simple(prompts), simple(prompts.replace(ids=prompts.ids.at[3].set(1000)))
+    a, b = simple(prompts), simple(dataclasses.replace(prompts, ids=prompts.ids.at[3].set(1000)))
     others = np.arange(PROMPTS) != 3
     assert_same(jax.tree.map(lambda x: x[others], a), jax.tree.map(lambda x: x[others], b))
     assert (a.tokens[3] != b.tokens[3]).any(axis=-1).all()

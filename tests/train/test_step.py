@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -82,7 +83,7 @@ def tokens(mask):
 def test_the_loss_is_the_papers(name, weights):
     batch = cases.batch(name)
     fields = cases.fields()
-    batch = batch.replace(fields=batch.fields | {"old_logprobs": fields["old_logprobs"]})
+    batch = dataclasses.replace(batch, fields=batch.fields | {"old_logprobs": fields["old_logprobs"]})
     metrics, _, _ = run(name, batch=batch)
     np.testing.assert_allclose(metrics["loss"], by_hand(name, weights), rtol=1e-5)
 
@@ -94,7 +95,7 @@ def test_samples_without_a_reward_do_not_train():
     batch = cases.batch()
     other = jnp.where(fields["valid"][..., None], batch.fields["tokens"], 5)
     assert not np.array_equal(other, batch.fields["tokens"])
-    changed = batch.replace(fields=batch.fields | {"tokens": other})
+    changed = dataclasses.replace(batch, fields=batch.fields | {"tokens": other})
     for a, b in zip(jax.tree.leaves(run("grpo", batch=changed)[:2]), jax.tree.leaves(whole("grpo")[:2]), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -103,7 +104,7 @@ def test_padding_does_not_train():
     batch = cases.batch()
     filled = jnp.where(batch.fields["mask"], batch.fields["tokens"], 9)
     assert not np.array_equal(filled, batch.fields["tokens"])
-    changed = batch.replace(fields=batch.fields | {"tokens": filled})
+    changed = dataclasses.replace(batch, fields=batch.fields | {"tokens": filled})
     for a, b in zip(jax.tree.leaves(run("grpo", batch=changed)[1]), jax.tree.leaves(whole("grpo")[1]), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -111,7 +112,7 @@ def test_padding_does_not_train():
 def test_the_only_update_of_a_batch_has_ratio_one():
     batch = cases.batch()
     assert "old_logprobs" in batch.fields
-    alone = batch.replace(fields={k: v for k, v in batch.fields.items() if k != "old_logprobs"})
+    alone = dataclasses.replace(batch, fields={k: v for k, v in batch.fields.items() if k != "old_logprobs"})
     metrics, _, _ = run("grpo", batch=alone)
     assert metrics["clip_ratio/region_mean"] == 0
     by_row = np.where(batch.fields["mask"], batch.fields["advantages"], 0).sum(-1)
@@ -138,7 +139,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_term():
     adam = optax.adam(1.0)
     state = TrainState(params, adam.init(params), jnp.int32(0), None, ())
     step = functools.partial(train_step, recipe=cases.recipe("grpo_kl"), arch=ARCH, optimizer=adam, rate=RATE)
-    after, metrics = jax.jit(step)(state, batch.replace(fields=fields))
+    after, metrics = jax.jit(step)(state, dataclasses.replace(batch, fields=fields))
     assert not np.isfinite(metrics["loss/kl"]) and np.isfinite(metrics["loss/policy"])
     jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (state.params, state.opt_state))
 
