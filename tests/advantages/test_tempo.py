@@ -1,4 +1,4 @@
-import time
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jaxrl_tok.advantages import grpo, tempo
 from tests.conformance.fields import assemble
+from tests.kernels.jaxpr_shapes import shapes
 from tests.oracles import advantages as oracle
 
 # Compiled once for all examples.
@@ -71,17 +72,8 @@ def test_what_is_beyond_grpo_sums_to_the_leaf_minus_the_root(seed):
     np.testing.assert_allclose(beyond, base[..., 0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_64_groups_of_16_times_1024_tokens_within_80_ms():
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 50, (64, 16, 1024))
-    tokens[:, :, :300] = tokens[:, :1, :300]
-    mask = np.arange(1024) < rng.integers(500, 1025, (64, 16, 1))
-    arrays = jnp.asarray(tokens, jnp.int32), jnp.asarray(rng.random((64, 16)), jnp.float32), jnp.asarray(mask)
-    compiled = jax.jit(tempo).lower(*arrays).compile()
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arrays))
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.08
+def test_no_array_has_two_group_axes_and_tokens():
+    shape = (3, 11, 101)
+    tokens, mask = jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
+    jaxpr = jax.make_jaxpr(tempo)(tokens, jnp.zeros(shape[:2], jnp.float32), mask)
+    assert {name for name, size in shapes(jaxpr) if math.prod(size) >= 3 * 11 * 11 * 101} == set()
