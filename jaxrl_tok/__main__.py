@@ -1,5 +1,5 @@
 """`python -m jaxrl_tok` is the command `jaxrl-tok`."""
 
-from jaxrl_tok.cli import main
+from jaxrl_tok.cli import command
 
-main()
+command()

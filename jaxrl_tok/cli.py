@@ -1,5 +1,7 @@
 """The command `jaxrl-tok`. Heavy imports wait inside the commands: reward processes start before jax does."""
 
+import gc
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,23 @@ RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="Run file.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the run file; repeatable.")
 ]
+
+
+def command() -> None:
+    """Runs `main` as a process of its own, which ends here, without Python's shutdown.
+
+    That could wait for ever for TensorStore's threads, where a save failed with other writes under way.
+    """
+    # Tracing makes millions of small objects that live on: looking through them for cycles so often is time lost.
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ are computed. The two first steps do not count in the medians.
 import argparse
 import dataclasses
 import functools
+import gc
 import json
 import os
 import resource
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--remat", default="dots", help="what the backward pass computes again")
     parser.add_argument("--json", type=Path, help="file for the result")
     options = parser.parse_args()
+    gc.set_threshold(50_000, 20, 100)  # as the command does
     result = run(options.steps, options.unroll, options.remat)
     text = json.dumps(result, indent=1)
     print(text)

@@ -346,6 +346,19 @@ def _as_json(table: Mapping[str, Any]) -> dict[str, Any]:
 def _orbax() -> Any:
     import orbax.checkpoint
 
-    # Orbax logs the traceback of an error several times; the user gets the error as CheckpointError.
+    # Orbax logs the traceback of an error several times, and each write that fails after the first is reported
+    # by asyncio or TensorStore; the user gets the error as CheckpointError.
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    logging.getLogger("asyncio").addFilter(lambda record: ".orbax-checkpoint-tmp" not in record.getMessage())
+    sys.unraisablehook = functools.partial(_except_late_writes, sys.unraisablehook)
     return orbax.checkpoint
+
+
+def _except_late_writes(hook: Callable[[Any], None], unraisable: Any) -> None:
+    """Calls `hook`, but not for a write that ends after Orbax gave up on a save and closed its event loop.
+
+    TensorStore reports each of them from C++, so the traceback begins in asyncio.
+    """
+    trace = unraisable.exc_traceback
+    if trace is None or trace.tb_frame.f_code.co_name != "call_soon_threadsafe":
+        hook(unraisable)

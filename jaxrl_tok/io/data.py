@@ -90,6 +90,8 @@ class Data:
         self.max_prompt, self.heldout_fraction, self.overlong = max_prompt, heldout_fraction, overlong
         self.dropped = 0
         """Overlong prompts among the items that were read at the start."""
+        self.columns: dict[str, None] = {}
+        """Names of the columns for rewards that these items have, in the order of their first appearance."""
         self._heldout: dict[float, int] = {}  # index by hash, for a finite source
         self._look()
 
@@ -155,6 +157,7 @@ class Data:
         looked = len(self.source) if self.source.finite else min(FIRST_LOOK, len(self.source))
         for i in range(looked):
             example = self.source[i]
+            self.columns |= dict.fromkeys(example.columns)
             tokens = self._render(example)
             if example.answer_text is not None:
                 self._encode_answer(example)
@@ -212,7 +215,7 @@ class Data:
         for row, r in zip(tokens, rendered, strict=True):
             self._fits(r)
             row[self.max_prompt - len(r.tokens) :] = r.tokens
-        names = dict.fromkeys(name for example in examples for name in example.columns)
+        names = self.columns | dict.fromkeys(name for example in examples for name in example.columns)
         return Batch(
             ids=np.array([example.id for example in examples], np.int32),
             prompts=[example.prompt for example in examples],

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxrl_tok.errors import DataError
+from jaxrl_tok.errors import DataError, nearest
 from jaxrl_tok.io.data_rows import Columns
 from jaxrl_tok.tasks.example import Example
 
@@ -138,9 +138,16 @@ def _expand(patterns: list[str]) -> list[Path]:
         if Path(pattern).is_dir():
             raise DataError(f"{pattern}: is a folder; name its files, as in {pattern.rstrip('/')}/*.jsonl")
         if not matches:
-            raise DataError(f"{pattern}: no such file")
+            raise DataError(f"data.paths: {pattern}: no such file{_hint(Path(pattern))}")
         found += map(Path, matches)
     return found
+
+
+def _hint(path: Path) -> str:
+    names = (
+        [p.name for p in path.parent.glob("*") if p.suffix in (".jsonl", ".parquet")] if path.parent.is_dir() else []
+    )
+    return f"; {nearest(path.name, names)}" if names else ""
 
 
 def _open(path: Path, columns: Columns) -> _Jsonl | _Parquet:

@@ -1,10 +1,13 @@
 """Writing files so that a kill or a power cut leaves the old content or the new one, never half of it."""
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from jaxrl_tok.errors import CheckpointError
 
 
 def sync_folder(folder: Path) -> None:
@@ -31,6 +34,15 @@ def replace_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Turns what the system says of a failed write to `path` into CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot write: {why(error)}") from error
 
 
 def why(error: BaseException) -> str:

@@ -1,16 +1,14 @@
 """What a run leaves to read: a line a step in `metrics.jsonl`, a line a completion in `completions.jsonl`."""
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jaxrl_tok.errors import CheckpointError
-from jaxrl_tok.io.files import why
+from jaxrl_tok.io.files import reported
 
 FILES = ("metrics.jsonl", "completions.jsonl")
 
@@ -41,7 +39,7 @@ class MetricsLog:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
         self._files: dict[str, BinaryIO] = {}
-        with _reported(self.folder):
+        with reported(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 # Unbuffered, so that a write that failed is not tried again when the file is closed.
@@ -64,7 +62,7 @@ class MetricsLog:
     def cut(self, step: int | None) -> None:
         """Drops every line after `step` (None: every line) and a half-written one, before a run goes on."""
         for name in FILES:
-            with _reported(self.folder / name):
+            with reported(self.folder / name):
                 _cut(self.folder / name, -math.inf if step is None else step)
 
     def close(self) -> None:
@@ -74,7 +72,7 @@ class MetricsLog:
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
         left = memoryview(b"".join(map(_line, rows)))
-        with _reported(self.folder / name):
+        with reported(self.folder / name):
             while left:
                 left = left[self._files[name].write(left) :]
             os.fsync(self._files[name].fileno())
@@ -119,11 +117,3 @@ def _step(line: bytes) -> int | float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-@contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot write: {why(error)}") from error

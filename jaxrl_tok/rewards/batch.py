@@ -21,6 +21,7 @@ class RewardBatch:
     valid: Bool[np.ndarray, "N"]  # some weighted part has a score and none timed out or crashed
     parts: Float[np.ndarray, "N K"]  # f32, unweighted; NaN where there is no score
     outcomes: Mapping[str, Mapping[str, int]]  # by reward: how many samples scored, abstained, ...
+    sample_outcomes: Sequence[str]  # by sample: "scored" if valid, else the worst outcome of a weighted reward
     errors: Sequence[str]  # a few distinct lines
 
     def warnings(self, most: float = MOST_TIMEOUTS) -> list[str]:
@@ -111,11 +112,17 @@ def collect(
     valid = (scored & counts).any(1) & ~(failed & counts).any(1)
     total = np.where(scored, board.values, 0.0) @ weight
     outcomes = {name: {o: int((board.outcome[:, k] == o).sum()) for o in OUTCOMES} for k, name in enumerate(names)}
+    with np.errstate(over="ignore"):  # a sum beyond float32 is an infinite reward, and then an infinite loss
+        rewards = np.where(valid, total, 0.0).astype(np.float32)
+    worst = np.full(len(valid), "abstained", dtype=object)
+    for outcome in OUTCOMES[2:]:
+        worst[((board.outcome == outcome) & counts).any(1)] = outcome
     return RewardBatch(
-        rewards=np.where(valid, total, 0.0).astype(np.float32),
+        rewards=rewards,
         valid=valid,
         parts=board.values.astype(np.float32),
         outcomes=outcomes,
+        sample_outcomes=np.where(valid, "scored", worst).tolist(),
         errors=_errors(board, labels, prompts, timeout),
     )
 

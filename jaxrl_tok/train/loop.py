@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_tok.config.load import dump_toml
-from jaxrl_tok.errors import NumericsError
+from jaxrl_tok.errors import DataError, NumericsError, RewardError
 from jaxrl_tok.io.checkpoint import Checkpoints
 from jaxrl_tok.io.console import RunConsole
 from jaxrl_tok.io.data import Batches, Data
-from jaxrl_tok.io.files import replace_atomically
+from jaxrl_tok.io.files import replace_atomically, reported, why
 from jaxrl_tok.io.metrics import Completion, MetricsLog
 from jaxrl_tok.io.trackers import Trackers
 from jaxrl_tok.rewards.pool import RewardPool
@@ -50,6 +50,7 @@ class Loop:
         self.begun = False  # the main part: its optimizer is made and the start evaluated
         self.stop = False
         self.saving = 0.0  # seconds that the loop waited for saves, not yet reported
+        self._opened = contextlib.ExitStack()
 
     @property
     def warm(self) -> int:
@@ -73,19 +74,24 @@ class Loop:
             self.best, self.num_tokens = host["best"], host["num_tokens"]
             self.steps_without_end = host["steps_without_end"]
             self.console.print(f"resumed at {self._name(self.index)} from {self.checkpoints.folder}")
-        write = dump_toml(self.run).encode()
-        replace_atomically(self.folder / "config.toml", lambda file: file.write(write))
-        self.log, self.warm_log = MetricsLog(self.folder), MetricsLog(self.folder / "warmup")
+        enter = self._opened.enter_context
+        stages = (self.built.warmup, self.built.main)
+        # Before anything is written: data that has changed is refused here.
+        self.batches = {stage.name: enter(contextlib.closing(self._batches(stage, host))) for stage in stages}
+        text = dump_toml(self.run).encode()
+        with reported(self.folder / "config.toml"):
+            replace_atomically(self.folder / "config.toml", lambda file: file.write(text))
+        self.log, self.warm_log = enter(MetricsLog(self.folder)), enter(MetricsLog(self.folder / "warmup"))
         self.log.cut(self.index - self.warm if self.index >= self.warm and restored else None)
         self.warm_log.cut(min(self.index, self.warm))
-        self.trackers = Trackers(
+        trackers = Trackers(
             self.run.run.trackers,
             self.folder,
             resumed_at=max(self.index - self.warm, 0) if restored else None,
             config=self.run.model_dump(),
             warn=lambda line: self.console.warn("tracker", line),
         )
-        self.batches = {stage.name: self._batches(stage, host) for stage in (self.built.warmup, self.built.main)}
+        self.trackers = enter(contextlib.closing(trackers))
 
     def steps(self) -> int:
         """Runs to the end, or to a signal; returns the exit code."""
@@ -109,11 +115,7 @@ class Loop:
     def close(self) -> None:
         """Closes what `start` opened."""
         self.console.close()
-        for batches in self.batches.values():
-            batches.close()
-        self.trackers.close()
-        self.log.close()
-        self.warm_log.close()
+        self._opened.close()
 
     def _begin_main(self) -> None:
         """After the warm-up: a new optimizer, the reference, the evaluation of the start."""
@@ -128,11 +130,16 @@ class Loop:
         self.console.stage(stage.name, end - start, done=self.index - start)
         while self.index < end and not self.stop:
             step = self.index - start + 1
-            if stage.recipe.source == "rollout":
-                assert self.pool is not None  # the caller makes one wherever a recipe rolls out
-                metrics, completions = rl.rollout_step(self, stage, step)
-            else:
-                metrics, completions = self._answers_step(stage), []
+            position = self._position()
+            try:
+                metrics, completions = self._step(stage, step)
+            except (DataError, RewardError):
+                # Both come before the update, so the steps behind are whole and can be kept.
+                if self.index > start:
+                    self._save(position)
+                    self.checkpoints.wait()
+                    self.console.print(f"saved at {self._name(self.index)}; the same command goes on from there")
+                raise
             self.index += 1
             main = stage is self.built.main
             if main:
@@ -141,6 +148,12 @@ class Loop:
             self._record(step, metrics, completions, main)
             if self._is_due(step, main):
                 self._save()
+
+    def _step(self, stage: Stage, step: int) -> tuple[dict[str, Any], list[Completion]]:
+        if stage.recipe.source != "rollout":
+            return self._answers_step(stage), []
+        assert self.pool is not None  # the caller makes one wherever a recipe rolls out
+        return rl.rollout_step(self, stage, step)
 
     def _answers_step(self, stage: Stage) -> dict[str, Any]:
         """One step on worked answers: no rollouts, no rewards."""
@@ -183,12 +196,16 @@ class Loop:
         name = self._name(self.index + 1)
         path = self.folder / f"nonfinite_{name.replace(' ', '_')}.npz"
         leaves = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(to_host(batch))}
-        replace_atomically(path, lambda file: np.savez(file, **leaves))
+        try:
+            replace_atomically(path, lambda file: np.savez(file, **leaves))
+            kept = f"its batch is in {path}"
+        except OSError as error:
+            kept = f"its batch could not be written to {path} ({why(error)})"
         term = ", ".join(wrong) if wrong else "the gradient"
-        raise NumericsError(
-            f"{name}: {term} is not finite; its batch is in {path}, the last checkpoint is "
-            f"{self.checkpoints.latest()}, and the update was not applied"
-        )
+        self.checkpoints.wait()
+        latest = self.checkpoints.latest()
+        left = "there is no checkpoint" if latest is None else f"the last checkpoint is that of {self._name(latest)}"
+        raise NumericsError(f"{name}: {term} is not finite; {kept}; the update was not applied, and {left}")
 
     def _evaluated(self, *, force: bool) -> dict[str, Any]:
         """Evaluates where it is due."""
@@ -229,14 +246,18 @@ class Loop:
             return False  # saved when the main part has begun
         return step % self.run.run.checkpoint_every == 0 or self.index == self.last
 
-    def _save(self, *, best: bool = False) -> None:
-        """Saves in the background."""
+    def _position(self) -> dict[str, Any]:
+        """Returns where the data stands: the batch that comes next."""
+        return {name: batches.state() for name, batches in self.batches.items()}
+
+    def _save(self, position: dict[str, Any] | None = None, *, best: bool = False) -> None:
+        """Saves in the background; with a `position`, as of before a step that failed."""
         began = time.perf_counter()
         host = {
             "best": self.best,
             "num_tokens": self.num_tokens,
             "steps_without_end": self.steps_without_end,
-            "data": {name: batches.state() for name, batches in self.batches.items()},
+            "data": position or self._position(),
             "config": json.loads(self.run.model_dump_json()),
         }
         self.checkpoints.save(self.index, self.state, host, best=best)

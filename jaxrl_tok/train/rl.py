@@ -115,7 +115,7 @@ def _completions(
             parts={name: _score(rewards.parts[i, k]) for k, name in enumerate(names)},
             advantage=float(means[i]),
             truncated=bool(truncated[i]),
-            outcome="scored" if rewards.valid[i] else "no reward",
+            outcome=rewards.sample_outcomes[i],
         )
         for i, text in enumerate(texts)
     ]

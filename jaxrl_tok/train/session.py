@@ -29,9 +29,9 @@ def train(path: Path, sets: Sequence[str]) -> int:
             )
         )
         built, data = _build(run)
-        loop = Loop(built, data, checkpoints, pool, judge)
-        loop.start()
-        with contextlib.closing(loop):
+        _check_rewards(data, pool, judge)
+        with contextlib.closing(Loop(built, data, checkpoints, pool, judge)) as loop:
+            loop.start()
             return loop.steps()
 
 
@@ -44,6 +44,7 @@ def evaluate(path: Path, sets: Sequence[str], step: int | None) -> dict[str, flo
         judge = _judge(stack, run, path)
         assert judge is not None
         built, data = _build(run)
+        _check_rewards(data, judge)
         from jaxrl_tok.train.evaluate import evaluate as measure
 
         params = _restore(built, run, step)
@@ -55,7 +56,6 @@ def sample(
     path: Path, sets: Sequence[str], prompts: Sequence[str], count: int, temperature: float, step: int | None
 ) -> list[list[str]]:
     """Returns `count` completions of each prompt."""
-    import jax.numpy as jnp
     import numpy as np
 
     from jaxrl_tok.sharding.mesh import batch_shards
@@ -85,7 +85,7 @@ def sample(
         min_p=np.full(shape, settings.min_p, np.float32),
     )
     placed = shard_batch((Prompts(tokens, lengths, np.arange(len(padded), dtype=np.int32)), asked), built.mesh)
-    rollouts, _ = built.rollout(params, *placed, jnp.int32(EVAL), jnp.int32(0))
+    rollouts, _ = built.rollout(params, *placed, np.int32(EVAL), np.int32(0))
     texts = completion_texts(to_host(rollouts), data.tokenizer)
     return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
 
@@ -129,6 +129,13 @@ def _judge(stack: contextlib.ExitStack, run: Run, path: Path) -> RewardPool | No
     if not run.eval.prompts:
         return None
     return stack.enter_context(_pool([RewardSpec("eval", run.eval.function)], run, path, workers=1))
+
+
+def _check_rewards(data: Any, *pools: RewardPool | None) -> None:
+    """Waits for the reward functions: a wrong one is reported before anything is computed."""
+    for pool in pools:
+        if pool is not None:
+            pool.ready(data.columns)
 
 
 def _pool(specs: Sequence[RewardSpec], run: Run, path: Path, workers: int) -> RewardPool:

@@ -1,9 +1,11 @@
+import asyncio
 import os
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import CheckpointError
-from jaxrl_tok.io import manifest
+from jaxrl_tok.io import checkpoint, manifest
 from jaxrl_tok.io.checkpoint import Checkpoints
 from tests.io.checkpoint_folders import fill, newest, payload, restore, small
 
@@ -209,3 +211,16 @@ def test_a_full_disk_gives_one_line_and_costs_no_older_checkpoint(tmp_path, limi
         checkpoints.close()
     with Checkpoints(tmp_path) as again:
         assert restore(again, noise).step == (1 if when == "at the close" else 2)
+
+
+def test_writes_that_end_after_their_save_failed_are_not_reported_again():
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed") as caught:
+        loop.call_soon_threadsafe(print)
+    here = caught.value.__traceback__
+    late, other = (types.SimpleNamespace(exc_traceback=trace) for trace in (here.tb_next, here))
+    seen = []
+    for unraisable in (late, other):
+        checkpoint._except_late_writes(seen.append, unraisable)
+    assert seen == [other]

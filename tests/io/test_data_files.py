@@ -142,6 +142,13 @@ def test_wrong_options_name_the_column(tmp_path):
         files(path, columns=["gold"])[0]
 
 
+def test_a_column_that_some_rows_lack_is_none_even_where_a_whole_batch_lacks_it(tmp_path):
+    path = write(tmp_path / "a.jsonl", lines({"prompt": "a", "level": 1}, {"prompt": "b"}, {"prompt": "c", "more": 2}))
+    data = Data(files(path), TEXT, max_prompt=4, heldout_fraction=0.0)
+    assert list(data.columns) == ["level", "more"]
+    assert data.collate([data.source[1]]).columns == {"level": [None], "more": [None]}
+
+
 def test_files_that_cannot_be_read(tmp_path):
     def refused(paths, message):
         with pytest.raises(DataError) as caught:
@@ -150,11 +157,13 @@ def test_files_that_cannot_be_read(tmp_path):
 
     refused(f"{tmp_path}/a.jsonl", "a.jsonl: no such file")
     refused(f"{tmp_path}/*.jsonl", "*.jsonl: no such file")
+    refused(f"{tmp_path}/none/a.jsonl", "data.paths: ")
     refused(str(tmp_path), "is a folder; name its files")
     refused([], "data.paths = []: no rows")
     refused(write(tmp_path / "a.csv", "prompt\n"), "a.csv: expected a file that ends in .jsonl or .parquet")
     refused(write(tmp_path / "a.jsonl", ""), "a.jsonl: no rows")
     refused(write(tmp_path / "a.parquet", "nonsense"), "a.parquet: cannot be read as Parquet")
+    refused(f"{tmp_path}/b.jsonl", "b.jsonl: no such file; did you mean 'a.jsonl'?")
     (tmp_path / "b.jsonl").write_bytes('{"prompt": "é"}\n'.encode("latin-1"))
     refused(f"{tmp_path}/b.jsonl", 'b.jsonl:1: not UTF-8: \'{"prompt": "\\\\xe9"}\'')
 
