@@ -52,7 +52,7 @@ def test_exactly_the_guilty_sample_fails(pool, do, outcome, error):
     np.testing.assert_array_equal(batch.valid, [True, False, True])
     np.testing.assert_array_equal(batch.parts, [[1], [np.nan], [3]])
     assert batch.outcomes["r"] == {"scored": 2, "abstained": 0, "timed_out": 0, "crashed": 0} | {outcome: 1}
-    assert sorted(batch.sample_outcomes) == sorted(["scored", "scored", outcome])
+    assert batch.sample_outcomes == ["scored", outcome, "scored"]
     (line,) = batch.errors
     assert line.startswith(f"reward 'r' ({HERE}:act): ") and "\n" not in line
     assert line.endswith("; 1 of 3 samples, first prompt 'b'")
