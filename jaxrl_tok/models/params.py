@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +39,13 @@ def tree_map_specs(f: Any, specs: Any) -> Any:
 
 
 def init(specs: Any, seed: int, dtype: Any = jnp.float32) -> Any:
-    """Draws every parameter from a key of its own, named by seed and path, so that adding one changes no other."""
+    """Draws every parameter from a key of its own, named by its path, so that adding one changes no other."""
 
     def one(path: Any, spec: ParamSpec) -> jax.Array:
         if spec.scale is None:
             return jnp.full(spec.shape, spec.fill, dtype)
-        # Hashed on the host: folding the name into a key of the seed would double what has to be compiled.
-        digest = hashlib.sha256(f"{seed} {jax.tree_util.keystr(path)}".encode()).digest()
-        key = jax.random.wrap_key_data(np.frombuffer(digest[:8], "<u4"), impl="threefry2x32")
+        digest = hashlib.sha256(jax.tree_util.keystr(path).encode()).digest()
+        key = jax.random.fold_in(jax.random.key(seed), int.from_bytes(digest[:4], "big"))
         return (spec.scale * jax.random.truncated_normal(key, -3, 3, spec.shape, jnp.float32)).astype(dtype)
 
     return jax.tree_util.tree_map_with_path(one, specs, is_leaf=_is_spec)
