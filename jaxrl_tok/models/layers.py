@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrl_tok.kernels import Prefix, attention
+
 # Finite, so that a row that sees no key gives a mean of its keys instead of NaN.
 NEG = -1e30
 
@@ -88,14 +90,9 @@ def prompt_attention(
     v: Float[Array, "P S K H"],
     lengths: Int[Array, " P"],
 ) -> Float[Array, "P S K M H"]:
-    """Causal attention over left-padded prompts. Rows of padding give numbers that nothing reads."""
-    q = _scaled(q)
-    size = q.shape[1]
-    scores = jnp.einsum("PTKMH,PUKH->PKMTU", q, k, preferred_element_type=jnp.float32)
-    at = jnp.arange(size)
-    seen = (at[None, :] <= at[:, None])[None] & (at[None, None, :] >= (size - lengths)[:, None, None])
-    weights = _softmax([jnp.where(seen[:, None, None], scores, NEG)])[0].astype(v.dtype)
-    return jnp.einsum("PKMTU,PUKH->PTKMH", weights, v)
+    """Causal attention over left-padded prompts, 0 at their padding."""
+    segments = jnp.where(_prompt_seen(q.shape[1], lengths), 0, -1)
+    return attention(q.reshape(*q.shape[:2], -1, q.shape[-1]), k, v, segments=segments).reshape(q.shape)
 
 
 def completion_attention(
@@ -107,14 +104,10 @@ def completion_attention(
     lengths: Int[Array, " P"],
 ) -> Float[Array, "P G T K M H"]:
     """Causal attention of completions over themselves and over the prompt that their group shares."""
-    q = _scaled(q)
-    own = jnp.einsum("PGTKMH,PGUKH->PGKMTU", q, k, preferred_element_type=jnp.float32)
-    shared = jnp.einsum("PGTKMH,PSKH->PGKMTS", q, prompt_k, preferred_element_type=jnp.float32)
-    at = jnp.arange(q.shape[2])
-    own = jnp.where((at[None, :] <= at[:, None])[None, None, None, None], own, NEG)
-    shared = jnp.where(_prompt_seen(prompt_k.shape[1], lengths)[:, None, None, None, None], shared, NEG)
-    own, shared = (w.astype(v.dtype) for w in _softmax([own, shared]))
-    return jnp.einsum("PGKMTU,PGUKH->PGTKMH", own, v) + jnp.einsum("PGKMTS,PSKH->PGTKMH", shared, prompt_v)
+    prefix = Prefix(prompt_k, prompt_v, _prompt_seen(prompt_k.shape[1], lengths))
+    rows, size = q.shape[0] * q.shape[1], q.shape[2]
+    k, v = (x.reshape(rows, size, *x.shape[3:]) for x in (k, v))
+    return attention(q.reshape(rows, size, -1, q.shape[-1]), k, v, prefix=prefix).reshape(q.shape)
 
 
 def decode_attention(

@@ -27,6 +27,7 @@ from jaxrl_tok.reductions import (
 )
 from jaxrl_tok.scores import prefix_tree_values
 from jaxrl_tok.token_weights import high_entropy
+from tests.golden import vocabulary
 
 SINGLETON = {"verl": "raw", "raw": "raw", "zero": "zero"}
 ESTIMATOR = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
@@ -218,4 +219,5 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "forking_mask_batch": select("batch", 0.2),
     "forking_mask_threshold": select("batch_quantile", 0.2),
     "topk_mask_per_sequence": select("response", 0.4),
+    **vocabulary.FUNCTIONS,
 }

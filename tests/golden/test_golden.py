@@ -19,18 +19,22 @@ def test_case(function, i):
     check(run(function, case["inputs"]), case["expected"])
 
 
-def check(result, expected):
+# The reference takes the root of 1 - sum sqrt(p q), which for equal distributions is that of a rounding of 1e-16.
+LOOSE = {"hellinger": 2e-8}
+
+
+def check(result, expected, atol=1e-12):
     if isinstance(result, dict):
         assert result.keys() == expected.keys()
         for name in result:
-            check(result[name], expected[name])
+            check(result[name], expected[name], LOOSE.get(name, 1e-12))
     elif isinstance(result, list):
         for one, other in zip(result, expected, strict=True):
             check(one, other)
     else:
         assert result.shape == np.shape(expected)
         # float64 throughout: what is left is the order of a few dozen additions.
-        np.testing.assert_allclose(result, parse(expected), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(result, parse(expected), rtol=1e-10, atol=atol)
 
 
 def test_every_adapted_function_has_a_case():

@@ -15,3 +15,31 @@ CHUNKED_BLOCK = 1024
 
 # Most logits that the chunked backend holds at a time, over all devices; above it, rows are taken in turns too.
 CHUNKED_LOGITS = 2**28
+
+# Columns that are gathered at a time where the head's D is split over devices, unless the caller names a block.
+GATHERED_BLOCK = 8192
+
+# Rows, columns and depth (of D) of a step of the TPU kernel: by chip, then by D and V; `tools/tune_blocks.py` writes
+# what it measures. None is the entry for all that are not listed: 1024 by 1024 keeps a v6e busy, which reads 1640 GB/s
+# and computes 918 TF/s, so 560 rows for each column read. Not measured on a TPU. A step that does not fit in memory is
+# made smaller, in depth first.
+PALLAS_TPU: dict[str | None, dict[tuple[int, int] | None, tuple[int, int, int]]] = {
+    None: {None: (1024, 1024, 16384)},
+}
+
+# The same of the kernel for GPUs, whose sizes are powers of two.
+PALLAS_GPU: dict[str | None, dict[tuple[int, int] | None, tuple[int, int, int]]] = {
+    None: {None: (64, 128, 64)},
+}
+
+# Rows and columns of a step of the TPU kernel of divergences, which reads two heads and all of D.
+PALLAS_TPU_PAIR = (512, 512)
+
+# Most columns of a step of the TPU kernels: their code grows with them.
+PALLAS_TPU_COLUMNS = 2048
+
+# Rows whose logits the TPU kernels reduce at a time.
+PALLAS_TPU_ROWS_AT_ONCE = 32
+
+# Bytes of a TPU core's fast memory that a kernel may take, by chip: of 64 MiB, and of 128 MiB for all others.
+VMEM: dict[str | None, int] = {"TPU v5": 56 * 2**20, "TPU7x": 56 * 2**20, None: 100 * 2**20}

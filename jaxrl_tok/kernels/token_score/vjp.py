@@ -1,58 +1,87 @@
 """The one differentiation rule of token scoring, whichever backend does the sums."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from jaxrl_tok.kernels.token_score import chunked, reference
+from jaxrl_tok import compat
+from jaxrl_tok.kernels.token_score import chunked, pallas_tpu, parts, reference
 from jaxrl_tok.kernels.token_score.common import Coefficients, Options, Rows, Sums
+from jaxrl_tok.kernels.token_score.statistics import COMPARED, finish, log_sum_of, others
+
+
+def runs_everywhere(rows: Rows, head: Array, options: Options) -> str | None:
+    """Returns why a backend cannot run on these arrays, here: for no reason."""
+    return None
 
 
 class Backend(NamedTuple):
-    """The two functions of a backend, as `common` describes them."""
+    """The functions of a backend, as `common` describes them, and why it cannot run, None if it can."""
 
-    forward: Callable[[Rows, Array, Options], Sums]
-    backward: Callable[[Rows, Array, Coefficients, Options], tuple[Array, Array | None]]
+    forward: Callable[..., Sums]
+    backward: Callable[..., tuple[Array, Array | None]] = chunked.backward
+    obstacle: Callable[[Rows, Array, Options], str | None] = runs_everywhere
 
 
-# Best first; both run everywhere.
+# Best first.
 BACKENDS = {
-    "chunked": Backend(chunked.forward, chunked.backward),
+    "pallas_tpu": Backend(pallas_tpu.forward, obstacle=pallas_tpu.obstacle),
+    "chunked": Backend(chunked.forward),
     "reference": Backend(reference.forward, reference.backward),
+    "pallas_tpu_interpret": Backend(functools.partial(pallas_tpu.forward, interpret=True)),
 }
+
+Results = tuple[Array, Array, Array, dict[str, Array]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _score(options: Options, backend: str, rows: Rows, head: Array) -> tuple[Array, Array, Array]:
-    """Returns (logprobs, entropy, lse) of each row, over its kept tokens."""
-    return _finish(BACKENDS[backend].forward(rows, head, options), head.shape[options.vocab_axis])
+def _score(options: Options, backend: str, rows: Rows, head: Array) -> Results:
+    """Returns (logprobs, entropy, lse, statistics) of each row, over its kept tokens."""
+    return _results(_sums(options, backend, rows, head), head, options)
+
+
+def _sums(options: Options, backend: str, rows: Rows, head: Array) -> Sums:
+    rows, head = compat.vary_together((rows, head))
+    if rows.targets.ndim > 1:
+        none = rows._replace(targets=jnp.full_like(rows.targets[:, 0], -1))
+        sums = parts.forward(BACKENDS[backend].forward, none, head, options)
+        return sums._replace(target_logit=parts.target_logits(rows, head, options))
+    if any(name in COMPARED for name in options.extras):
+        rows = rows._replace(pivot=parts.target_logits(rows, head, options))
+        rows, head = compat.vary_together((rows, head))
+    return parts.forward(BACKENDS[backend].forward, rows, head, options)
+
+
+def _results(sums: Sums, head: Array, options: Options) -> Results:
+    found = others(sums) if options.statistics else {}
+    return *finish(sums, parts.vocabulary_of(head, options)), {name: found[name] for name in options.statistics}
 
 
 def _score_forward(options: Options, backend: str, rows: Rows, head: Array) -> tuple:
-    sums = BACKENDS[backend].forward(rows, head, options)
-    results = _finish(sums, head.shape[options.vocab_axis])
-    _, entropy, _ = results
+    sums = _sums(options, backend, rows, head)
+    results = _results(sums, head, options)
     # The two parts of lse, not lse: next to a large common offset their sum has lost log_sum's last digits.
-    return results, (rows, head, sums.max_logit, _log_sum(sums), entropy)
+    return results, (rows, head, sums.max_logit, log_sum_of(sums), results[1])
 
 
 def _score_backward(options: Options, backend: str, residuals: tuple, cotangents: tuple) -> tuple:
     rows, head, max_logit, log_sum, entropy = residuals
-    g_logprobs, g_entropy, g_lse = cotangents
+    g_logprobs, g_entropy, g_lse, _ = cotangents
+    of_row = g_logprobs if g_logprobs.ndim == 1 else jnp.sum(g_logprobs, axis=1)
     coefficients = Coefficients(
         max_logit=max_logit,
         log_sum=log_sum,
-        constant=g_lse - g_logprobs - g_entropy * entropy,
+        constant=g_lse - of_row - g_entropy * entropy,
         slope=-g_entropy,
         target=g_logprobs,
     )
-    d_hidden, d_head = BACKENDS[backend].backward(rows, head, coefficients, options)
+    varying = compat.vary_together((rows, head, coefficients))
+    d_hidden, d_head = parts.backward(BACKENDS[backend].backward, *varying, options)
+    d_hidden = parts.whole_gradient(d_hidden, rows.hidden, options)
     return Rows(hidden=d_hidden, targets=None, inv_temperature=None, cut=None), d_head
 
 
@@ -60,23 +89,3 @@ _score.defvjp(_score_forward, _score_backward)
 
 # Compiled as one even where the caller does not: a scan run op by op is compiled anew at every call.
 score_rows = jax.jit(_score, static_argnums=(0, 1))
-
-
-def _finish(sums: Sums, vocabulary: int) -> tuple[Array, Array, Array]:
-    """Returns (logprobs, entropy, lse); the bounds hold before rounding, and are made to hold after it."""
-    log_sum = _log_sum(sums)
-    logprobs = jnp.minimum(sums.target_logit - sums.max_logit, 0) - log_sum
-    entropy = log_sum - sums.sum_exp_shifted / sums.sum_exp
-    most = _round_down(math.log(vocabulary), entropy.dtype)
-    return logprobs, jnp.clip(entropy, 0, most), sums.max_logit + log_sum
-
-
-def _log_sum(sums: Sums) -> Array:
-    """Returns lse - max_logit; the largest logit alone contributes 1."""
-    return jnp.log(jnp.maximum(sums.sum_exp, 1))
-
-
-def _round_down(x: float, dtype: np.dtype) -> np.floating:
-    """Returns the largest number of a type that is not above x."""
-    rounded = dtype.type(x)
-    return np.nextafter(rounded, dtype.type(0)) if float(rounded) > x else rounded

@@ -5,8 +5,8 @@ import dataclasses
 import ml_dtypes
 import numpy as np
 
-# The small block gives most cases several, with a rest; those with a smaller vocabulary have one.
-BACKENDS = {"reference": {"backend": "reference"}, "chunked": {"backend": "chunked", "block": 32}}
+# What each backend is called with, on every case.
+BACKENDS = {"reference": {"backend": "reference"}, "chunked": {"backend": "chunked"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,18 @@ class Case:
     soft_cap: float | None = None
     ignored: str = "some"  # none, some, all
     target: int | None = None  # all targets the same
+    # Gives most cases several blocks with a rest; those with a smaller vocabulary have one.
+    block: int = 32
 
     @property
     def accumulation(self):
         """The type of sums and results."""
         return np.float64 if self.dtype == "float64" else np.float32
+
+    @property
+    def program(self):
+        """The case as far as it decides what is compiled, apart from shapes and types."""
+        return Case(layout=self.layout, soft_cap=self.soft_cap, block=self.block)
 
     def arrays(self):
         """Gives hidden [N, D] and head [D, V], rounded; targets; inverse temperatures; cotangents [3, N]."""
@@ -64,6 +71,15 @@ CASES = {
     "peaked": Case(scale=40.0),
     "flat": Case(scale=0.0),
     "soft cap, vd": Case(soft_cap=2.0, scale=3.0, per_row_temperature=True, layout="vd"),
+    "every temperature, soft cap, dv": Case(
+        soft_cap=2.0, scale=3.0, per_row_temperature=True, vocabulary=1100, block=256
+    ),
+    "whole blocks of 128, rows not of 8": Case(tokens=13, vocabulary=128, block=128),
+    "bf16, one row, wide": Case(tokens=1, size=136, vocabulary=1000, dtype="bfloat16", ignored="none", block=128),
+    "target alone in the last block": Case(vocabulary=2049, target=2048, block=128),
+    "bf16, 11 blocks of 128, peaked, ragged D": Case(size=40, vocabulary=1408, dtype="bfloat16", scale=6.0, block=128),
+    "a large vocabulary": Case(tokens=9, vocabulary=32000, layout="vd", block=4096),
+    "a vocabulary of 128 times a prime": Case(tokens=3, size=8, vocabulary=151936, ignored="none", block=16384),
     "one row, one block": Case(tokens=1, vocabulary=7, ignored="none"),
     "one token of vocabulary": Case(vocabulary=1),
     "bf16, vd": Case(dtype="bfloat16", layout="vd"),
@@ -83,10 +99,15 @@ def ulps(case, z):
     return 4 * np.spacing(case.accumulation(max(1, np.abs(z).max())))
 
 
+def allowed(case, expected, z):
+    """Gives the error that a value may have, relative for those above 1."""
+    return TOLERANCE[case.dtype] * np.maximum(1, np.abs(expected)) + ulps(case, z)
+
+
 def check_values(case, got, expected, z):
     """Asserts that values are within their tolerance, relative to those above 1."""
     error = np.abs(np.asarray(got, np.float64) - expected)
-    assert (error <= TOLERANCE[case.dtype] * np.maximum(1, np.abs(expected)) + ulps(case, z)).all()
+    assert (error <= allowed(case, expected, z)).all()
 
 
 def check_gradients(case, got, want, hidden, head, cotangents, z):

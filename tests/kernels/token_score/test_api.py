@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 
 import jax
@@ -12,16 +13,16 @@ from tests.kernels import oracle
 from tests.kernels.token_score.cases import BACKENDS, CASES, Case, check_gradients, check_values
 
 
-def evaluate(hidden, head, targets, inv_temperature, cotangents, *, backend, layout="dv", soft_cap=None):
+def evaluate(hidden, head, targets, inv_temperature, cotangents, *, backend, layout="dv", soft_cap=None, block=32):
     """Gives [logprobs, entropy, lse], and the gradients of hidden, head [D, V] and temperature.
 
     `cotangents` are [3, N]. Calls with inputs of the same shapes and types share what is compiled.
     """
-    return _evaluate(hidden, head, targets, inv_temperature, cotangents, backend, layout, soft_cap)
+    return _evaluate(hidden, head, targets, inv_temperature, cotangents, backend, layout, soft_cap, block)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
-def _evaluate(hidden, head, targets, inv_temperature, cotangents, backend, layout, soft_cap):
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
+def _evaluate(hidden, head, targets, inv_temperature, cotangents, backend, layout, soft_cap, block):
     def scores(hidden, head, inv_temperature):
         result = token_score(
             hidden,
@@ -29,6 +30,7 @@ def _evaluate(hidden, head, targets, inv_temperature, cotangents, backend, layou
             targets,
             inv_temperature=inv_temperature,
             soft_cap=soft_cap,
+            block=block,
             **BACKENDS[backend],
         )
         return jnp.stack([result.logprobs, result.entropy, result.lse])
@@ -45,12 +47,12 @@ def test_values_and_gradients(name, backend):
     expected, state = oracle.score(hidden, head, targets, inv_temperature, case.soft_cap)
     with jax.enable_x64(case.dtype == "float64"):
         inputs = jnp.asarray(hidden, case.dtype), jnp.asarray(head, case.dtype), targets, inv_temperature
-        run = functools.partial(evaluate, *inputs, backend=backend, layout=case.layout, soft_cap=case.soft_cap)
-        for subset in ([1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]):
+        options = {"layout": case.layout, "soft_cap": case.soft_cap, "block": case.block}
+        run = functools.partial(evaluate, *inputs, backend=backend, **options)
+        jax.tree.map(np.testing.assert_array_equal, run(all_cotangents), run(all_cotangents))
+        for subset in itertools.product((1, 0), repeat=3):
             cotangents = all_cotangents * np.asarray(subset, all_cotangents.dtype)[:, None]
             results = run(cotangents)
-            for first, second in zip(results, run(cotangents), strict=True):
-                np.testing.assert_array_equal(first, second)
             value, *gradients, d_temperature = results
             assert [x.dtype for x in gradients] == [case.dtype] * 2
             want = oracle.gradients(hidden, head, targets, state, cotangents)
@@ -183,7 +185,7 @@ def test_a_constant_head_gets_no_gradient_and_hidden_the_same(backend):
     hidden, head, targets, *rest = map(jnp.asarray, draw())
 
     def loss(x, w):
-        scores = token_score(x, w, targets, head_grad=False, **BACKENDS[backend])
+        scores = token_score(x, w, targets, head_grad=False, block=32, **BACKENDS[backend])
         return jnp.sum(scores.logprobs + scores.entropy + scores.lse)
 
     d_hidden, d_head = jax.jit(jax.grad(loss, (0, 1)))(hidden, head)

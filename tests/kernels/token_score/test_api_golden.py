@@ -1,5 +1,6 @@
 """Cases whose expected values come from an independent float64 reference."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -27,12 +28,12 @@ def test_statistics_and_their_gradients_by_the_logits(backend):
         @jax.jit
         def evaluate(logits, targets):
             def scores(logits):
-                return token_score(logits, jnp.eye(11), targets, head_layout="vd", **BACKENDS[backend])
+                return token_score(logits, jnp.eye(11), targets, head_layout="vd", block=4, **BACKENDS[backend])
 
             result, pull = jax.vjp(scores, logits)
             one, zero = jnp.ones(targets.shape), jnp.zeros(targets.shape)
             gradients = {
-                field: pull(result.replace(**{f: one if f == field else zero for f in FIELDS.values()}))[0]
+                field: pull(dataclasses.replace(result, **{f: one if f == field else zero for f in FIELDS.values()}))[0]
                 for field in FIELDS.values()
             }
             return result, gradients
@@ -54,7 +55,7 @@ def test_linear_cross_entropy(backend):
         mask = mask > 0
 
         def loss(hidden, head, targets):
-            result = token_score(hidden, head, targets, **BACKENDS[backend])
+            result = token_score(hidden, head, targets, block=4, **BACKENDS[backend])
             return -jnp.sum(result.logprobs) / mask.sum(dtype=float), result
 
         all_tokens = jax.jit(loss)(hidden, head, targets)[1]

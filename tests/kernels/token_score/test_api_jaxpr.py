@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxrl_tok.kernels import kept_logprobs, token_score
+from jaxrl_tok.kernels import kept_logprobs, score_many, token_score, top_k
+from jaxrl_tok.kernels.token_score.statistics import STATISTICS
 from tests.kernels.jaxpr_shapes import offending
 
 P, G, T, D, V = 2, 3, 5, 7, 101
@@ -101,7 +102,24 @@ def kept_scores(hidden, head, targets, thresholds, **options):
     return kept_logprobs(hidden, head, targets, thresholds, **options)
 
 
-SCORES = [all_scores, kept_scores]
+def all_statistics(hidden, head, targets, inv_temperature, **options):
+    scores = token_score(
+        hidden, head, targets, inv_temperature=inv_temperature, statistics=tuple(STATISTICS), **options
+    )
+    return scores.logprobs + scores.mass_above + scores.rank.astype(jnp.float32)
+
+
+def many_scores(hidden, head, targets, inv_temperature, **options):
+    several = jnp.stack([targets, targets + 1, targets - 1], axis=-1)
+    scores = score_many(hidden, head, several, inv_temperature=inv_temperature, **options)
+    return jnp.sum(scores.logprobs, axis=-1) + scores.entropy + scores.lse
+
+
+def best_scores(hidden, head, targets, inv_temperature, **options):
+    return jnp.sum(top_k(hidden, head, 7, inv_temperature=inv_temperature, **options).logprobs, axis=-1)
+
+
+SCORES = [all_scores, kept_scores, all_statistics, many_scores]
 
 
 @pytest.mark.parametrize("soft_cap", [None, 30.0])
@@ -116,6 +134,10 @@ def test_no_logits_in_scoring_or_its_gradient(score, layout, soft_cap):
 def test_the_reference_has_them_in_both(score):
     for jaxpr in trace(lambda *a: score(*a, backend="reference"), "dv"):
         assert offending(jaxpr, BATCH * LENGTH, VOCABULARY)
+
+
+def test_no_logits_in_the_largest_ones():
+    assert offending(trace(best_scores, "dv")[0], BATCH * LENGTH, VOCABULARY) == []
 
 
 @pytest.mark.parametrize("score", SCORES)

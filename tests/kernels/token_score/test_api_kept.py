@@ -44,12 +44,13 @@ def evaluate(hidden, head, targets, inv_temperature, thresholds, lse, cotangents
                 thresholds,
                 None if given is None else lse,
                 inv_temperature=inv_temperature,
+                block=32,
                 **BACKENDS[backend],
             )
 
         value, pull = jax.vjp(f, hidden, head, thresholds, lse)
         found.append((value, *pull(cotangents)))
-    scores = token_score(hidden, head, targets, inv_temperature=inv_temperature, **BACKENDS[backend])
+    scores = token_score(hidden, head, targets, inv_temperature=inv_temperature, block=32, **BACKENDS[backend])
     return found, scores.logprobs
 
 

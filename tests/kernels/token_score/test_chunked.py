@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_tok.kernels.token_score import block_sizes, chunked
-from jaxrl_tok.kernels.token_score.common import Coefficients, Options, Rows
+from jaxrl_tok.kernels.token_score.common import Coefficients, Options, Rows, merge
 from tests.kernels.token_score.cases import Case
 
 
@@ -29,7 +29,7 @@ def test_rows_in_tiles_give_the_same(monkeypatch):
     whole = jax.jit(both)(rows, head, coefficients)
     # 26 rows by 101 columns in 7 tiles of 4 rows, the last ones padded.
     monkeypatch.setattr(block_sizes, "CHUNKED_LOGITS", 400)
-    assert chunked._blocking(rows, head, options) == (101, 7)
+    assert chunked.blocking(len(rows.targets), head, options) == (101, 7)
     tiled = jax.jit(lambda *a: both(*a))(rows, head, coefficients)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), tiled, whole)
     assert tiled[2][1] is None
@@ -56,8 +56,8 @@ def test_sums_merge_in_any_order():
             return chunked.forward(shifted, head[:, start:stop], options)
 
         parts = [part(0, 7), part(7, 60), part(60, 101)]
-        left = chunked.merge(chunked.merge(parts[0], parts[1]), parts[2])
-        right = chunked.merge(parts[2], chunked.merge(parts[1], parts[0]))
+        left = merge(merge(parts[0], parts[1]), parts[2])
+        right = merge(parts[2], merge(parts[1], parts[0]))
         return chunked.forward(rows, head, options), left, right
 
     whole, left, right = all_ways(rows, head)

@@ -3,7 +3,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_tok.kernels.token_score import vjp
+from jaxrl_tok.kernels.token_score import statistics
 from jaxrl_tok.kernels.token_score.common import Sums
 
 
@@ -16,7 +16,7 @@ def test_results_stay_in_bounds_when_sums_are_rounded_past_them():
         sum_exp_shifted=jnp.float32([0, 0, 1e-7, -1e-5]),
         target_logit=jnp.float32([up, 3, 3, 3]),
     )
-    logprobs, entropy, lse = vjp._finish(sums, 7)
+    logprobs, entropy, lse = statistics.finish(sums, 7)
     np.testing.assert_array_equal(logprobs[:3], 0)
     np.testing.assert_array_equal(entropy[:3], 0)
     np.testing.assert_array_equal(lse[:3], 3)
@@ -27,7 +27,7 @@ def test_round_down_is_the_nearest_from_below():
     raised = 0
     for vocabulary in range(2, 200):
         exact = math.log(vocabulary)
-        got = vjp._round_down(exact, np.dtype(np.float32))
+        got = statistics.round_down(exact, np.dtype(np.float32))
         assert got.dtype == np.float32
         assert float(got) <= exact < float(np.nextafter(got, np.float32(10)))
         raised += float(np.float32(exact)) > exact
