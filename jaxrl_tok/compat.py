@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 import jax
-import numpy as np
+from jax.typing import DTypeLike
 
 Tree = TypeVar("Tree")
 
@@ -32,6 +32,6 @@ def varying_axes(x: jax.Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def shaped_like(x: jax.Array, shape: tuple[int, ...], dtype: np.dtype) -> jax.ShapeDtypeStruct:
+def shaped_like(x: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     """Returns a shape and type that varies over the manual mesh axes that x does: what a kernel gives of x."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)

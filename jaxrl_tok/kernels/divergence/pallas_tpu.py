@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from jaxrl_tok import compat
 from jaxrl_tok.kernels import device
 from jaxrl_tok.kernels.divergence.common import Pair, PairOptions, Side, Terms, terms
+from jaxrl_tok.kernels.lazy import Lazy
 from jaxrl_tok.kernels.token_score import block_sizes, tiling
 from jaxrl_tok.kernels.token_score.common import Options, unfused, wider
 from jaxrl_tok.kernels.token_score.pallas_tpu import (
@@ -29,6 +28,9 @@ from jaxrl_tok.kernels.token_score.pallas_tpu import (
     why_not,
 )
 from jaxrl_tok.kernels.token_score.tiling import Blocks, up
+
+pl: Any = Lazy("jax.experimental.pallas")
+pltpu: Any = Lazy("jax.experimental.pallas.tpu")
 
 # The numbers of each row, in the order of their columns: those of the policy, then those of the reference.
 NUMBERS = ("inv_temperature", "max_logit", "log_sum")
@@ -145,7 +147,7 @@ def _call(
     )(limit, hidden, head, ref_hidden, ref_head, numbers)
 
 
-def _head_block(size: int, columns: int, options: Options) -> pl.BlockSpec:
+def _head_block(size: int, columns: int, options: Options) -> Any:
     if options.layout == "dv":
         return pl.BlockSpec((size, columns), lambda i, j: (0, j))
     return pl.BlockSpec((columns, size), lambda i, j: (j, 0))

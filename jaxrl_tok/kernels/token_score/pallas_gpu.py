@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from jaxrl_tok import compat
 from jaxrl_tok.kernels import device
+from jaxrl_tok.kernels.lazy import Lazy
 from jaxrl_tok.kernels.token_score import block_sizes, tiling
 from jaxrl_tok.kernels.token_score.chunked import Logits, block_sums, capped
 from jaxrl_tok.kernels.token_score.common import Options, Rows, Sums, merge, nothing, unfused, wider
 from jaxrl_tok.kernels.token_score.tiling import Blocks
+
+pl: Any = Lazy("jax.experimental.pallas")
+triton: Any = Lazy("jax.experimental.pallas.triton")
 
 # Programs that keep a GPU of 132 multiprocessors busy, two on each.
 PROGRAMS = 264
@@ -73,8 +75,9 @@ def forward(
         options=options,
     )
     found = _call((whole, rows.hidden, head, *numbers.values()), (tiles, shares), plan, interpret)
-    parts = [Sums(**{name: x[share] for name, x in zip(plan.sums, found, strict=True)}) for share in range(shares)]
-    return functools.reduce(merge, parts)
+    parts = Sums(**dict(zip(plan.sums, found, strict=True)))
+    first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
+    return jax.lax.scan(lambda total, part: (merge(total, part), None), first, rest)[0]
 
 
 class _Plan(NamedTuple):
@@ -115,15 +118,19 @@ def _call(arrays: tuple[Array, ...], grid: tuple[int, int], plan: _Plan, interpr
 
 def _kernel(limit, hidden, head, *refs, plan: _Plan) -> None:
     count, (height, width, _) = len(plan.numbers), plan.blocks
-    at = pl.ds(pl.program_id(0) * height, height)
-    inside = pl.program_id(0) * height + jnp.arange(height, dtype=jnp.int32) < hidden.shape[0]
-    numbers = zip(plan.numbers, refs[:count], strict=True)
-    rows = Rows(hidden=None, cut=None, **{}, **_loaded(numbers, at, inside))
+    first_row, share = pl.program_id(0) * height, pl.program_id(1)
+    at = pl.ds(first_row, height)
+    inside = first_row + jnp.arange(height, dtype=jnp.int32) < hidden.shape[0]
+    loaded = {
+        name: triton.load(ref.at[at], mask=inside, other=0)
+        for name, ref in zip(plan.numbers, refs[:count], strict=True)
+    }
+    rows = Rows(**{**dict.fromkeys(Rows._fields), **loaded})
     most = limit[0] if plan.ragged else None
 
     def step(number: Any, total: Sums) -> Sums:
-        start = (pl.program_id(1) * plan.steps + number) * width
-        z = _logits(hidden, head, rows.inv_temperature, at, start, plan)
+        start = (share * plan.steps + number) * width
+        z = _logits(hidden, head, rows.inv_temperature, first_row, start, plan)
         column = jax.lax.broadcasted_iota(jnp.int32, z.shape, 1)
         is_target, kept = column == (rows.targets - start)[:, None], None
         if rows.cut is not None:
@@ -135,4 +142,31 @@ def _kernel(limit, hidden, head, *refs, plan: _Plan) -> None:
 
     total = jax.lax.fori_loop(0, plan.steps, step, nothing(rows, plan.options))
     for name, ref in zip(plan.sums, refs[count:], strict=True):
-        triton.store(ref.at[pl.program_id(1), at], getattr(total, name), mask=inside)
+        triton.store(ref.at[share, at], getattr(total, name), mask=inside)
+
+
+def _logits(hidden, head, inv_temperature: Array, first_row: Any, start: Any, plan: _Plan) -> Float[Array, "n C"]:
+    """Returns one block of logits; those past the end of the head are 0."""
+    (height, width, depth), size, layout = plan.blocks, hidden.shape[1], plan.options.layout
+    at, columns = pl.ds(first_row, height), pl.ds(start, width)
+    row = first_row + jax.lax.broadcasted_iota(jnp.int32, (height, depth), 0)
+    across = jax.lax.broadcasted_iota(jnp.int32, (height, depth), 1)
+    shape = (depth, width) if layout == "dv" else (width, depth)
+    down, beside = (jax.lax.broadcasted_iota(jnp.int32, shape, layout.index(axis)) for axis in "dv")
+    in_head = start + beside < head.shape[plan.options.columns]
+
+    def part(number: Any, total: Array) -> Array:
+        first = number * depth
+        here = pl.ds(first, depth)
+        there = (here, columns) if layout == "dv" else (columns, here)
+        x = triton.load(hidden.at[at, here], mask=(row < hidden.shape[0]) & (first + across < size), other=0)
+        w = triton.load(head.at[there], mask=in_head & (first + down < size), other=0)
+        wide = wider(x, w)
+        # float32 in full, not rounded to the 10 bits of TF32.
+        exact = {"allow_tf32": False} if wide == jnp.float32 else {}
+        product = triton.dot(x.astype(wide), w.astype(wide), trans_b=layout == "vd", **exact)
+        return total + product.astype(total.dtype)
+
+    zero = jnp.zeros((height, width), inv_temperature.dtype)
+    raw, _ = capped(jax.lax.fori_loop(0, pl.cdiv(size, depth), part, zero), plan.options)
+    return unfused(raw * inv_temperature[:, None])

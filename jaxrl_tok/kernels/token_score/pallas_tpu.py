@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import compat
 from jaxrl_tok.kernels import device
+from jaxrl_tok.kernels.lazy import Lazy
 from jaxrl_tok.kernels.token_score import block_sizes, tiling
 from jaxrl_tok.kernels.token_score.common import (
     ADDITIVE,
@@ -32,6 +31,9 @@ from jaxrl_tok.kernels.token_score.common import (
     wider,
 )
 from jaxrl_tok.kernels.token_score.tiling import Blocks, up
+
+pl: Any = Lazy("jax.experimental.pallas")
+pltpu: Any = Lazy("jax.experimental.pallas.tpu")
 
 LANES = 128
 # Results leave the kernel as floats, argmax too: whole numbers are exact below this.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxrl_tok import compat
-from jaxrl_tok.kernels.token_score import chunked, pallas_tpu, parts, reference
+from jaxrl_tok.kernels.token_score import chunked, pallas_gpu, pallas_tpu, parts, reference
 from jaxrl_tok.kernels.token_score.common import Coefficients, Options, Rows, Sums
 from jaxrl_tok.kernels.token_score.statistics import COMPARED, finish, log_sum_of, others
 
@@ -32,6 +32,9 @@ BACKENDS = {
     "pallas_tpu": Backend(pallas_tpu.forward, obstacle=pallas_tpu.obstacle),
     "chunked": Backend(chunked.forward),
     "reference": Backend(reference.forward, reference.backward),
+    # By name alone: no measurement says that it is faster than `chunked`.
+    "pallas_gpu": Backend(pallas_gpu.forward, obstacle=pallas_gpu.obstacle),
+    "pallas_gpu_interpret": Backend(functools.partial(pallas_gpu.forward, interpret=True)),
     "pallas_tpu_interpret": Backend(functools.partial(pallas_tpu.forward, interpret=True)),
 }
 

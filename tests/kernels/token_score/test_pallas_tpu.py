@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -20,14 +21,18 @@ from tests.kernels.token_score.test_api_statistics import check_order
 EXTRAS = Sums._fields[4:]
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
-def evaluate(hidden, head, targets, inv_temperature, cotangents, layout, soft_cap, block):
-    """Gives the scores with every statistic, and the gradients of hidden and head [D, V]."""
+# Cases that ask for every statistic, which takes long to compile; the first also stands for those of its shape.
+WITH_STATISTICS = ("plain", "soft cap, vd", "bf16, 11 blocks of 128, peaked, ragged D", "one token of vocabulary")
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
+def evaluate(hidden, head, targets, inv_temperature, cotangents, layout, soft_cap, block, statistics):
+    """Gives the scores with some statistics, and the gradients of hidden and head [D, V]."""
 
     def scores(hidden, head):
         head = head if layout == "dv" else head.T
         options = {"inv_temperature": inv_temperature, "soft_cap": soft_cap, "head_layout": layout, "block": block}
-        options = {**options, "statistics": tuple(STATISTICS), "backend": "pallas_tpu_interpret"}
+        options = {**options, "statistics": statistics, "backend": "pallas_tpu_interpret"}
         got = token_score(hidden, head, targets, **options)
         return jnp.stack([got.logprobs, got.entropy, got.lse]), got
 
@@ -40,16 +45,23 @@ def test_the_table(name):
     case = CASES[name]
     hidden, head, targets, inv_temperature, cotangents = case.arrays()
     expected, state = oracle.score(hidden, head, targets, inv_temperature, case.soft_cap)
-    z, valid = state[0], targets >= 0
-    want = oracle.statistics(z, targets)
+    z = state[0]
+    like_plain = dataclasses.replace(case, scale=1, offset=0, target=None, per_row_temperature=False, ignored="some")
+    statistics = tuple(STATISTICS) if name in WITH_STATISTICS or like_plain == Case() else ()
     with jax.enable_x64(case.dtype == "float64"):
         arrays = jnp.asarray(hidden, case.dtype), jnp.asarray(head, case.dtype), targets, inv_temperature, cotangents
-        got, gradients = evaluate(*arrays, case.layout, case.soft_cap, min(case.block, 256))
+        got, gradients = evaluate(*arrays, case.layout, case.soft_cap, min(case.block, 256), statistics)
     check_gradients(
         case, gradients, oracle.gradients(hidden, head, targets, state, cotangents), hidden, head, cotangents, z
     )
     check_values(case, np.stack([got.logprobs, got.entropy, got.lse]), expected, z)
-    got = {field: np.asarray(getattr(got, field)) for field in want}
+    if statistics:
+        check_statistics(case, got, z, targets)
+
+
+def check_statistics(case, scores, z, targets):
+    want, valid = oracle.statistics(z, targets), targets >= 0
+    got = {field: np.asarray(getattr(scores, field)) for field in want}
     for field in ("max_logit", "target_logit", "sum_p2", "sum_p2_logp", "top2_gap"):
         number = valid & np.isfinite(want[field])
         np.testing.assert_array_equal(got[field][~number], want[field][~number])
@@ -77,8 +89,10 @@ def sums_of(rows, head, layout, limit, **how):
     return got, want._replace(target_logit=jnp.where(here, want.target_logit, 0))
 
 
-def check(got, want):
-    for name in Sums._fields:
+def check(got, want, fields=Sums._fields):
+    """Asserts that some fields agree, and that there are no others."""
+    assert [name for name in Sums._fields if getattr(got, name) is not None] == list(fields)
+    for name in fields:
         assert getattr(got, name).dtype == getattr(want, name).dtype
         # Sums of hundreds of float32 terms, in another order.
         np.testing.assert_allclose(getattr(got, name), getattr(want, name), rtol=1e-5, atol=1e-4, err_msg=name)
@@ -99,7 +113,7 @@ def test_blocks_and_limits(layout, blocks, limit, cut):
 
 @pytest.mark.parametrize(
     ("layout", "shape", "blocks"),
-    [("dv", (45, 64, 300), Blocks(16, 128, 64)), ("vd", (16, 256, 200), Blocks(16, 128, 128)), ("dv", (3, 8, 7), None)],
+    [("dv", (45, 64, 300), Blocks(16, 128, 64)), ("vd", (16, 256, 200), Blocks(16, 128, 128))],
 )
 def test_no_races_and_nothing_read_that_was_not_written(layout, shape, blocks):
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
