@@ -10,6 +10,7 @@ losses over whole logits, which hold no bound. It needs jax[tpu] and no TPU, and
 
 import argparse
 import concurrent.futures
+import functools
 import os
 import sys
 import time
@@ -95,10 +96,15 @@ NAIVE = (
 )
 
 
+@functools.cache
+def devices(chip: str) -> list:
+    """Returns four chips that are not there."""
+    return topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip]).devices
+
+
 def compiled(program: Program, chip: str) -> Found:
     """Compiles value and gradients of a program for a chip, or for as many as there are shards."""
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip]).devices[: program.shards]
-    mesh = jax.sharding.Mesh(np.array(devices), ("vocab",))
+    mesh = jax.sharding.Mesh(np.array(devices(chip)[: program.shards]), ("vocab",))
     axis = "vocab" if program.shards > 1 else None
     rows, columns = jax.P(), jax.P(None, axis)
     specs = (rows, columns, rows) + (rows, columns) * (program.models - 1)
@@ -168,6 +174,10 @@ def main() -> int:
     parser.add_argument("--naive", action="store_true", help="also compile the losses over whole logits")
     arguments = parser.parse_args()
     chips, broken = arguments.chips.split(","), 0
+    for chip in chips:
+        if chip not in CHIPS:
+            parser.error(f"unknown chip {chip!r}; expected some of {', '.join(CHIPS)}")
+        devices(chip)  # libtpu is loaded once, before there are threads
     programs = (*PROGRAMS, *(NAIVE if arguments.naive else ()))
     work = [(program, chip) for program in programs for chip in program.chips if chip in chips]
     print(f"V = {VOCABULARY}, bfloat16, value and gradients; GiB on a chip")

@@ -33,12 +33,20 @@ def test_a_bound_that_is_broken_shows(tool):
 
 def test_the_exit_code_says_whether_a_bound_is_broken(tool, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["aot_check.py", "--chips", "v5e"])
+    monkeypatch.setattr(tool, "devices", lambda chip: [])
     monkeypatch.setattr(tool, "compiled", lambda program, chip: tool.Found(1.0, 0.1, 0.6, 1, {}))
     assert tool.main() == 0
     peaks = {"score": 2.8}
     monkeypatch.setattr(tool, "compiled", lambda one, chip: tool.Found(1.0, 0.1, peaks.get(one.name, 0.6), 1, {}))
     assert tool.main() == 1
     assert capsys.readouterr().out.count("BROKEN: peak above 2.7 GiB") == 1
+
+
+def test_an_unknown_chip_is_named(tool, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["aot_check.py", "--chips", "v5x"])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "unknown chip 'v5x'; expected some of v5e, v5p, v6e" in capsys.readouterr().err
 
 
 @pytest.mark.aot

@@ -15,6 +15,8 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-14, "bfloat16": 1e-2}
 
 # What compiles long and is like another one; the races' test runs two of them.
 LONG = {
+    ("causal", "pallas_tpu"),
+    ("bf16", "pallas_tpu"),
     ("one head of keys, one token", "pallas_tpu"),
     ("as many heads of keys, random tries", "pallas_tpu"),
     ("soft cap, scale", "pallas_tpu"),

@@ -27,7 +27,10 @@ SOME = (
 )
 
 
-@pytest.mark.parametrize("name", SOME)
+QUICK = ("soft cap, another width, vd and dv", "bf16, vd")
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in SOME])
 def test_values_and_gradients(name, monkeypatch):
     monkeypatch.setitem(BACKENDS, INTERPRETED, {"backend": INTERPRETED})
     test_api.test_values_and_gradients(name, INTERPRETED)
