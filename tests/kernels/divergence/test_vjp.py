@@ -41,7 +41,7 @@ def expected(problem):
 
 
 # The reference's part in this is its forward and backward, which are the same everywhere.
-# The definition has no code of its own for heads in parts: the first backend tests it daily, the others in the slow suite.
+# The definition has no code of its own for heads in parts, so its turn is in the slow suite.
 WAYS = [
     pytest.param(*way, backend, marks=[] if backend == "chunked" else pytest.mark.slow)
     for backend in BACKENDS

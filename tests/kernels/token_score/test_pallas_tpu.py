@@ -42,9 +42,15 @@ def evaluate(hidden, head, targets, inv_temperature, cotangents, layout, soft_ca
 
 # What is one number away from another case.
 LONG = {
-    "all ignored", "target at the start of a block", "offset -300, so all logits negative", "flat", "one row, one block",
-    "one token of vocabulary", "target last, in the rest", "bf16, 11 blocks of 128, peaked, ragged D",
-}  # fmt: skip
+    "all ignored",
+    "target at the start of a block",
+    "target last, in the rest",
+    "offset -300, so all logits negative",
+    "flat",
+    "one row, one block",
+    "one token of vocabulary",
+    "bf16, 11 blocks of 128, peaked, ragged D",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow if x in LONG else []) for x in CASES])
