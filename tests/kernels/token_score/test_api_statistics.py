@@ -101,7 +101,7 @@ def test_a_field_adds_its_own_sums_and_nothing_else():
         options = Options("dv", None, True, 32, (name,), extras)
         jaxpr = jax.make_jaxpr(lambda head, options=options: chunked.forward(rows, head, options))(jnp.ones((4, 101)))
         (scan,) = (one for one in jaxpr.eqns if one.primitive.name == "scan")
-        assert scan.params["num_carry"] == 4 + len(extras)
+        assert len(scan.outvars) == 4 + len(extras)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
