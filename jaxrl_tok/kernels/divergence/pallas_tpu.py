@@ -89,7 +89,7 @@ def blocks_of(pair: Pair, head: Array, options: PairOptions) -> Blocks:
     itemsize = wider(pair.policy.hidden, pair.ref.hidden, head).itemsize
 
     def fits(blocks: Blocks) -> bool:
-        return memory(blocks, itemsize, len(options.terms)) <= tiling.vmem(kind)
+        return memory(blocks, itemsize, len(options.terms)) <= tiling.budget(kind)
 
     return tiling.fitted(Blocks(tiling.even(tokens, rows), up(width, LANES), both), both, fits, whole=True)
 

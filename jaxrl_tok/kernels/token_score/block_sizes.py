@@ -42,4 +42,4 @@ PALLAS_TPU_COLUMNS = 2048
 PALLAS_TPU_ROWS_AT_ONCE = 32
 
 # Bytes of a TPU core's fast memory that a kernel may take, by chip: of 64 MiB, and of 128 MiB for all others.
-VMEM: dict[str | None, int] = {"TPU v5": 56 * 2**20, "TPU7x": 56 * 2**20, None: 100 * 2**20}
+VMEM: dict[str | None, int] = {"TPU v5": 60 * 2**20, "TPU7x": 60 * 2**20, None: 112 * 2**20}

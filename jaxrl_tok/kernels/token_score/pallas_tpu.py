@@ -124,7 +124,7 @@ def blocks_of(rows: Rows, head: Array, options: Options) -> Blocks:
     itemsize = wider(rows.hidden, head).itemsize
 
     def fits(blocks: Blocks) -> bool:
-        return memory(blocks, itemsize, 4 + len(options.extras)) <= tiling.vmem(kind)
+        return memory(blocks, itemsize, 4 + len(options.extras)) <= tiling.budget(kind)
 
     return tiling.fitted(blocks, size, fits)
 

@@ -29,6 +29,11 @@ def vmem(kind: str) -> int:
     return block_sizes.VMEM.get(kind, block_sizes.VMEM[None])
 
 
+def budget(kind: str) -> int:
+    """Returns the bytes of fast memory that sizes are chosen for: less, as a tenth may go to what nobody planned."""
+    return vmem(kind) * 9 // 10
+
+
 def up(x: int, multiple: int) -> int:
     """Rounds up to a multiple."""
     return -(-x // multiple) * multiple
