@@ -3,10 +3,20 @@
 A method is a plain function. Its positional parameters are arrays, named after docs/notation.md; its
 keyword-only parameters are hyperparameters. So the signature says both what the method reads and what a
 recipe may set.
+
+Three functions beside it in its module may go with it, found here by their names:
+
+    init(*, ...) -> State                 the state that the method starts from
+    prepare(arrays..., *, ...)            statistics of current values over the whole minibatch, for a step method
+    counted(arrays..., *, ...) -> mask    the tokens that a loss is averaged over, where these are not all
+
+A hyperparameter may belong to several of the four; a recipe sets it once.
 """
 
 import dataclasses
+import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -15,11 +25,14 @@ from typing import Any, NamedTuple
 from jaxrl_tok.errors import ConfigError, nearest
 
 # Keywords that the calling program sets, never a recipe.
-CALLER_KEYWORDS = frozenset({"axis_name"})
+CALLER_KEYWORDS = frozenset({"axis_name", "num_prompts"})
+# Parameters that a method's own companions fill, never the trainer's arrays.
+OWN = frozenset({"prepared", "state"})
+COMPANIONS = ("init", "prepare", "counted")
 
 
 class Signature(NamedTuple):
-    """What a method's parameters declare."""
+    """What the parameters of a method, and of the functions that go with it, declare."""
 
     reads: tuple[str, ...]  # arrays it needs
     optional: tuple[str, ...]  # arrays it takes when there are any: the default is None
@@ -34,13 +47,31 @@ class Bound:
     reads: tuple[str, ...]
     optional: tuple[str, ...]
     name: str
-    hyper: Mapping[str, Any]
+    hyper: Mapping[str, Any]  # as a recipe set them, those of the functions beside it too
+    own: Mapping[str, Any]  # those of them that `fn` takes
+    init: Callable[..., Any] | None = None
+    prepare: "Bound | None" = None
+    counted: "Bound | None" = None
 
     def __call__(self, fields: Mapping[str, Any]) -> Any:
         """Calls the method on its arrays in `fields`, which may hold others."""
         arrays = {name: fields[name] for name in self.reads}
         arrays |= {name: fields[name] for name in self.optional if name in fields}
-        return self.fn(**arrays, **self.hyper)
+        return self.fn(**arrays, **self.own)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Arrays without which it, or a function that goes with it, cannot be called; its own state is none of them."""
+        return frozenset(name for bound in self._all for name in bound.reads) - OWN
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Arrays that it reads when there are any, and those that it needs."""
+        return self.needs | {name for bound in self._all for name in bound.optional}
+
+    @property
+    def _all(self) -> tuple["Bound", ...]:
+        return (self, *(bound for bound in (self.prepare, self.counted) if bound is not None))
 
 
 def bind(methods: Mapping[str, Callable[..., Any]], name: str, /, **hyper: Any) -> Bound:
@@ -53,7 +84,7 @@ def bind(methods: Mapping[str, Callable[..., Any]], name: str, /, **hyper: Any) 
     fn = methods.get(name)
     if fn is None:
         raise ConfigError(f"no method {name!r}; {nearest(name, methods)}")
-    reads, optional, known = split_signature(fn)
+    known = split_signature(fn).hyper
     for key, value in hyper.items():
         if key not in known:
             hint = nearest(key, known) if known else "it has none"
@@ -62,18 +93,42 @@ def bind(methods: Mapping[str, Callable[..., Any]], name: str, /, **hyper: Any) 
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in hyper:
             raise ConfigError(f"{name} needs its hyperparameter {key!r}")
-    return Bound(fn, reads, optional, name, hyper)
+    beside = companions(fn)
+    bound = {key: _bound(beside[key], key, hyper) for key in ("prepare", "counted") if key in beside}
+    init = functools.partial(beside["init"], **_own(beside["init"], hyper)) if "init" in beside else None
+    return dataclasses.replace(_bound(fn, name, hyper), init=init, **bound)
+
+
+def companions(fn: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """Returns the functions that go with a method, by their names in its module."""
+    module = sys.modules[fn.__module__]
+    return {key: getattr(module, key) for key in COMPANIONS if hasattr(module, key)}
 
 
 def split_signature(fn: Callable[..., Any]) -> Signature:
-    """Reads a method's declaration off its signature."""
-    parameters = inspect.signature(fn).parameters.values()
-    arrays = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return Signature(
-        reads=tuple(p.name for p in arrays if p.default is p.empty),
-        optional=tuple(p.name for p in arrays if p.default is None),
-        hyper={p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in CALLER_KEYWORDS},
-    )
+    """Reads a method's declaration off its signature, and off those of the functions that go with it."""
+    all_parameters = [inspect.signature(f).parameters for f in (fn, *companions(fn).values())]
+    arrays = [p for ps in all_parameters for p in ps.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    reads = dict.fromkeys(p.name for p in arrays if p.default is p.empty and p.name not in OWN)
+    optional = dict.fromkeys(p.name for p in arrays if p.default is None and p.name not in reads)
+    hyper: dict[str, inspect.Parameter] = {}
+    for p in (p for ps in all_parameters for p in ps.values() if p.kind is p.KEYWORD_ONLY):
+        if p.name not in CALLER_KEYWORDS:
+            hyper.setdefault(p.name, p)
+    return Signature(tuple(reads), tuple(optional), hyper)
+
+
+def _own(fn: Callable[..., Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Picks what this one of a method's functions takes."""
+    parameters = inspect.signature(fn).parameters
+    return {key: value for key, value in hyper.items() if key in parameters}
+
+
+def _bound(fn: Callable[..., Any], name: str, hyper: Mapping[str, Any]) -> Bound:
+    arrays = [p for p in inspect.signature(fn).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    reads = tuple(p.name for p in arrays if p.default is p.empty)
+    optional = tuple(p.name for p in arrays if p.default is None)
+    return Bound(fn, reads, optional, name, hyper, _own(fn, hyper))
 
 
 def _checked(name: str, key: str, value: Any, annotation: Any) -> Any:

@@ -3,10 +3,18 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxrl_tok.config.bind import split_signature
+from jaxrl_tok.config.bind import companions, split_signature
+
+Registries = Mapping[str, Mapping[str, Callable[..., Any]]]
+Supplier = Callable[[str], str | None]  # of an array that the trainer does not supply
+
+# Slots that act inside the gradient; a token weight does so where it reads what only exists there.
+STEP_SLOTS = frozenset({"ratio", "clip", "loss", "reduction"})
+STEP_ARRAYS = frozenset({"logprobs", "entropy", "log_ratio", "low", "high"})
+HEAD = ("method", "stage", "reads", "hyperparameters", "what it gives", "fidelity", "also needs", "degenerate case")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,46 +23,74 @@ class Row:
 
     slot: str
     name: str
+    stage: str  # "assemble" or "step"; with "+ prepare", "+ state" for what goes with it
     reads: tuple[str, ...]
     optional: tuple[str, ...]
     hyper: Mapping[str, str]  # name -> default as written, "" for one that must be set
     summary: str
     source: str  # link to the paper, "" for a method without one
+    fidelity: str  # "code", "paper" or "reconstructed", and what more there is to say
+    needs: tuple[str, ...]  # what the trainer would have to have, and has not
+    degenerate: str
 
 
-def rows(registries: Mapping[str, Mapping[str, Callable[..., Any]]]) -> list[Row]:
-    """Returns one row a method, in the order of the slots and of each slot's registry."""
-    return [_row(slot, name, fn) for slot, methods in registries.items() for name, fn in methods.items()]
+def rows(registries: Registries, supplier: Supplier) -> list[Row]:
+    """Returns one row a method, in the order of the slots and of each slot's registry.
+
+    An advantage that reads advantages belongs to the slot `reshape`, the others to `advantage`.
+    """
+    table = [_row(slot, name, fn, supplier) for slot, methods in registries.items() for name, fn in methods.items()]
+    wrong = {"advantage": True, "reshape": False}
+    return [row for row in table if wrong.get(row.slot) is not ("advantages" in row.reads)]
 
 
 def markdown(table: list[Row]) -> str:
     """Renders rows as one Markdown table a slot."""
     lines: list[str] = []
     for slot in dict.fromkeys(row.slot for row in table):
-        lines += [
-            f"## {slot}",
-            "",
-            "| method | reads | hyperparameters | what it gives |",
-            "|---|---|---|---|",
-        ]
+        lines += [f"## {slot}", "", _cells(HEAD), _cells(["---"] * len(HEAD))]
         lines += [_markdown_row(row) for row in table if row.slot == slot]
         lines.append("")
     return "\n".join(lines)
 
 
-def _row(slot: str, name: str, fn: Callable[..., Any]) -> Row:
-    reads, optional, hyper = split_signature(fn)
+def defaults(fn: Callable[..., Any]) -> dict[str, str]:
+    """Returns a method's hyperparameters and their defaults as a recipe would write them; "" for one to be set."""
+    hyper = split_signature(fn).hyper
+    return {key: "" if p.default is p.empty else _written(p.default) for key, p in hyper.items()}
+
+
+def _row(slot: str, name: str, fn: Callable[..., Any], supplier: Supplier) -> Row:
+    reads, optional, _ = split_signature(fn)
     doc = inspect.getdoc(fn) or ""
     link = re.search(r"https://arxiv\.org/abs/[\w.]+\d", doc)
     return Row(
         slot=slot,
         name=name,
+        stage=_stage(slot, fn, {*reads, *optional}),
         reads=reads,
         optional=optional,
-        hyper={key: "" if p.default is p.empty else _written(p.default) for key, p in hyper.items()},
+        hyper=defaults(fn),
         summary=doc.partition("\n")[0],
         source=link.group() if link else "",
+        fidelity=_said(doc, "Fidelity"),
+        needs=tuple(dict.fromkeys(source for source in map(supplier, reads) if source is not None)),
+        degenerate=_said(doc, "Degenerate"),
     )
+
+
+def _stage(slot: str, fn: Callable[..., Any], arrays: set[str]) -> str:
+    beside = companions(fn)
+    step = slot in STEP_SLOTS or "prepare" in beside or bool(arrays & STEP_ARRAYS)
+    parts = ["step" if step else "assemble"]
+    parts += ["prepare"] if "prepare" in beside else []
+    return " + ".join(parts + (["state"] if "init" in beside else []))
+
+
+def _said(doc: str, word: str) -> str:
+    """Returns what a docstring's last paragraph says after a word: "code" of "Fidelity: code."."""
+    found = re.search(rf"^{word}: (.+(?:\n(?!\w+: ).+)*)", doc, re.MULTILINE)
+    return " ".join(found.group(1).split()).removesuffix(".") if found else ""
 
 
 def _written(value: Any) -> str:
@@ -70,4 +106,9 @@ def _markdown_row(row: Row) -> str:
     reads = [f"`{name}`" for name in row.reads] + [f"`{name}`?" for name in row.optional]
     hyper = [f"`{key} = {default}`" if default else f"`{key}` (to be set)" for key, default in row.hyper.items()]
     name = f"[`{row.name}`]({row.source})" if row.source else f"`{row.name}`"
-    return f"| {name} | {', '.join(reads)} | {', '.join(hyper) or 'none'} | {row.summary} |"
+    rest = (row.summary, row.fidelity, ", ".join(row.needs) or "nothing", row.degenerate)
+    return _cells((name, row.stage, ", ".join(reads), ", ".join(hyper) or "none", *rest))
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -25,7 +25,7 @@ Float = Literal["float32", "bfloat16"]
 ASCII = "".join(map(chr, range(32, 127))) + "\n"
 
 # The recipe's single slots, in the order in which they act; losses are named tables beside them.
-SLOTS = ("filter", "advantage", "token_weight", "ratio", "clip")
+SLOTS = ("advantage", "reshape", "filter", "token_weight", "ratio", "clip")
 
 
 class Section(BaseModel):
@@ -158,10 +158,12 @@ class RecipeConfig(Section):
     """Name of the recipe. Its file's own name unless given."""
     source: Literal["rollout", "answers"] = "rollout"
     """What is trained on: sampled completions, or the data's worked answers."""
-    filter: Method | None = None
-    """Which groups or completions train."""
     advantage: Method | None = None
     """What credit each token gets."""
+    reshape: Method | None = None
+    """What is made of that credit: a method of the advantages that reads them."""
+    filter: Method | None = None
+    """Which groups or completions train."""
     token_weight: Method | None = None
     """How much each token's credit counts."""
     ratio: Method | None = None

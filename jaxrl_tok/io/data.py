@@ -95,6 +95,11 @@ class Data:
         self._heldout: dict[float, int] = {}  # index by hash, for a finite source
         self._look()
 
+    @property
+    def num_prompts(self) -> int | None:
+        """How many different ids there are: the source's items, None for an endless one."""
+        return len(self.source) if self.source.finite else None
+
     def is_heldout(self, example: Example) -> bool:
         """Whether only evaluation may see this question."""
         return question_hash(example.prompt) < self.heldout_fraction

@@ -1,4 +1,4 @@
-"""From rollouts, rewards and scores to a training batch: filters, advantages, token weights. Pure, whole batch."""
+"""From rollouts, rewards and scores to a training batch: advantages, filters, token weights. Pure, whole batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,24 +9,35 @@ from jaxrl_tok.train.recipe import Recipe
 from jaxrl_tok.types import Batch, Leaf, Prompts
 
 Fields = Mapping[str, Leaf]
+States = dict[str, Any]  # of stateful methods, by their paths in the recipe
 
 
-def assemble(recipe: Recipe, prompts: Prompts, fields: Fields, temperature: Leaf, keep_thresholds: Leaf) -> Batch:
+def assemble(
+    recipe: Recipe, states: States, prompts: Prompts, fields: Fields, temperature: Leaf, keep_thresholds: Leaf
+) -> tuple[Batch, States]:
     """Runs the assemble stage over a whole rollout batch, without gradient.
 
     `fields` has arrays by their names in docs/notation.md, `[P, ...]`; at least `tokens`, `mask`, `valid`.
-    What a filter drops is no longer valid, for the methods after it too, and leaves every denominator.
+    Advantages are those of all completions with a reward. What the filter drops after that no longer trains:
+    it leaves the mask, and so every denominator and the token weights' statistics.
     """
     have: dict[str, Any] = dict(fields)
+    states = dict(states)
     have["mask"] = have["mask"] & have["valid"][..., None]
-    if recipe.filter is not None:
-        have["valid"] = have["valid"] & recipe.filter(have)
-        have["mask"] = have["mask"] & have["valid"][..., None]
-    mask = have["mask"]
-    advantages = jnp.zeros(mask.shape, jnp.float32) if recipe.advantage is None else recipe.advantage(have)
-    ones = jnp.where(mask, jnp.float32(1), jnp.float32(0))
-    weights = ones if recipe.token_weight is None else recipe.token_weight(have)
-    step = {name: have[name] for name in recipe.step_reads if name in have}
-    step |= {name: have[name] for name in ("tokens", "mask", "valid", "sampler_logprobs") if name in have}
-    step |= {"advantages": advantages, "token_weights": weights}
-    return Batch(prompts, step, temperature, keep_thresholds)
+    have["advantages"] = jnp.zeros(have["mask"].shape, jnp.float32)
+    have["token_weights"] = jnp.where(have["mask"], jnp.float32(1), jnp.float32(0))
+    for slot, method in recipe.assemble.items():
+        if method.init is None:
+            result = method(have)
+        else:
+            result, states[slot] = method(have | {"state": states[slot]})
+        if slot == "filter":
+            have["valid"] = have["valid"] & result
+            have["mask"] = have["mask"] & have["valid"][..., None]
+            have["advantages"] = jnp.where(have["mask"], have["advantages"], 0)
+            have["token_weights"] = jnp.where(have["mask"], have["token_weights"], 0)
+        else:
+            have["token_weights" if slot == "token_weight" else "advantages"] = result
+    always = {"tokens", "mask", "valid", "sampler_logprobs", "advantages", "token_weights"}
+    step = {name: have[name] for name in recipe.step_reads | always if name in have}
+    return Batch(prompts, step, temperature, keep_thresholds), states

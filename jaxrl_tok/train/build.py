@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
 from jaxrl_tok.config.schema import ModelConfig, Run, TrainSection
-from jaxrl_tok.errors import ShardingError
+from jaxrl_tok.errors import ConfigError, ShardingError
 from jaxrl_tok.io.tokenizer import Tokenizer
 from jaxrl_tok.models import params as model_params
 from jaxrl_tok.models import transformer
@@ -38,6 +39,7 @@ class Stage:
     updates: int  # a step
     minibatches: int
     init_optimizer: Callable[[Any], Any]
+    init_methods: Callable[[], dict[str, Any]]  # the states of stateful methods
     template: TrainState  # shapes, dtypes and shardings of the state; the same in both stages
     assemble: Callable[..., Any]
     update: Callable[..., Any]
@@ -55,6 +57,7 @@ class Build:
     main: Stage
     rollout: Callable[..., Any]
     score: Callable[..., Any]
+    priority: Callable[..., Any]
     filtered: bool  # whether the sampler drops tokens
 
 
@@ -65,11 +68,11 @@ def architecture(model: ModelConfig, train: TrainSection, vocab: int) -> models.
     return models.Architecture(**options, vocab=model.vocab or vocab, dtype=dtype, remat=remat, unroll=unroll)
 
 
-def build(run: Run, tokenizer: Tokenizer) -> Build:
-    """Builds everything that a run calls.
+def build(run: Run, tokenizer: Tokenizer, num_prompts: int | None = None) -> Build:
+    """Builds everything that a run calls. `num_prompts` is the size of its data set, None for an endless one.
 
     Raises:
-      ConfigError: the recipe cannot be bound.
+      ConfigError: the recipe cannot be bound, or keeps something for each prompt of an endless set.
       ShardingError: the mesh does not fit the devices, the parameters or the batch.
     """
     arch = architecture(run.model, run.train, tokenizer.size)
@@ -77,7 +80,7 @@ def build(run: Run, tokenizer: Tokenizer) -> Build:
     mesh = make_mesh(run.mesh.model_dump())
     _check_batch(run, batch_shards(mesh))
     rollout = run.rollout
-    warmup, main = _stages(run, arch, specs, mesh)
+    warmup, main = _stages(run, arch, specs, mesh, num_prompts)
     return Build(
         run=run,
         arch=arch,
@@ -94,6 +97,7 @@ def build(run: Run, tokenizer: Tokenizer) -> Build:
             slots=rollout.slots or rollout.prompts * rollout.group,
         ),
         score=programs.score_program(arch),
+        priority=programs.priority_program(run.run.seed),
         filtered=rollout.top_k > 0 or rollout.top_p < 1 or rollout.min_p > 0,
     )
 
@@ -110,12 +114,19 @@ def fresh_stage(stage: Stage, params: Any) -> TrainState:
 
     def start(params: Any) -> TrainState:
         reference = None if stage.template.ref_params is None else jax.tree.map(jnp.copy, params)
-        return TrainState(params, stage.init_optimizer(params), jnp.int32(0), reference, ())
+        return TrainState(params, stage.init_optimizer(params), jnp.int32(0), reference, stage.init_methods())
 
     return compiled(start, out_shardings=_shardings(stage.template))(params)
 
 
-def _template(run: Run, specs: Any, mesh: Mesh, init_optimizer: Callable[[Any], Any], reference: bool) -> TrainState:
+def _template(
+    run: Run,
+    specs: Any,
+    mesh: Mesh,
+    init_optimizer: Callable[[Any], Any],
+    init_methods: Callable[[], dict[str, Any]],
+    reference: bool,
+) -> TrainState:
     """Returns shapes, dtypes and shardings of the state."""
     params = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -132,7 +143,9 @@ def _template(run: Run, specs: Any, mesh: Mesh, init_optimizer: Callable[[Any], 
         transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
     )
     updates = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    return TrainState(params, opt_state, updates, params if reference else None, ())
+    everywhere = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole))
+    method_state = everywhere(jax.eval_shape(init_methods))
+    return TrainState(params, opt_state, updates, params if reference else None, method_state)
 
 
 def _shardings(template: Any) -> Any:
@@ -152,7 +165,9 @@ def sampling(run: Run, prompts: int) -> Sampling:
     )
 
 
-def _stages(run: Run, arch: models.Architecture, specs: Any, mesh: Mesh) -> tuple[Stage, Stage]:
+def _stages(
+    run: Run, arch: models.Architecture, specs: Any, mesh: Mesh, num_prompts: int | None
+) -> tuple[Stage, Stage]:
     """Returns the warm-up and the main part."""
     warm, rate_of, train = run.warmup, run.optimizer, run.train
     warm_rate = schedule(warm.schedule, warm.learning_rate, warmup=warm.warmup_steps, total=warm.steps)
@@ -160,8 +175,12 @@ def _stages(run: Run, arch: models.Architecture, specs: Any, mesh: Mesh) -> tupl
     total = run.run.steps * updates
     main_rate = schedule(rate_of.schedule, rate_of.learning_rate, warmup=rate_of.warmup_steps, total=total)
     main_recipe = build_recipe(run.recipe)
-    reference = main_recipe.passes(updates)["reference"]
-    stage = functools.partial(_stage, run, arch, specs, mesh, reference=reference)
+    # What the main part keeps, the warm-up's checkpoints have a place for.
+    shared = {
+        "reference": main_recipe.passes(updates)["reference"],
+        "init_methods": _method_states(run.recipe.name, main_recipe, num_prompts),
+    }
+    stage = functools.partial(_stage, run, arch, specs, mesh, **shared)
     return (
         stage("warmup", build_recipe(warm.recipe), warm_rate, steps=warm.steps, prompts=warm.batch, parts=(1, 1, 1)),
         stage(
@@ -184,10 +203,12 @@ def _stage(
     prompts: int,
     parts: tuple[int, int, int],
     reference: bool,
+    init_methods: Callable[[], dict[str, Any]],
 ) -> Stage:
     settings = run.optimizer.model_dump(include={"b1", "b2", "eps", "weight_decay", "clip_norm"})
     chain = optimizer(rate, model_params.decay_mask(specs), **settings)
-    template = _template(run, specs, mesh, chain.init, reference)
+    template = _template(run, specs, mesh, chain.init, init_methods, reference)
+    shardings = _shardings(template)
     epochs, minibatches, microbatches = parts
     return Stage(
         name=name,
@@ -198,13 +219,30 @@ def _stage(
         updates=minibatches * epochs,
         minibatches=minibatches,
         init_optimizer=chain.init,
+        init_methods=init_methods,
         template=template,
-        assemble=programs.assemble_program(recipe),
+        assemble=programs.assemble_program(recipe, shardings),
         update=programs.update_program(
             recipe, arch, chain, rate,
-            minibatches=minibatches, microbatches=microbatches, shardings=_shardings(template),
+            minibatches=minibatches, microbatches=microbatches, shardings=shardings,
         ),
     )  # fmt: skip
+
+
+def _method_states(name: str, recipe: Recipe, num_prompts: int | None) -> Callable[[], dict[str, Any]]:
+    """Returns a function that makes the first states of the recipe's stateful methods, by their paths."""
+    inits: dict[str, Callable[[], Any]] = {}
+    for path, method in recipe.stateful.items():
+        assert method.init is not None
+        inits[path] = method.init
+        if "num_prompts" in inspect.signature(method.init).parameters:
+            if num_prompts is None:
+                raise ConfigError(
+                    f"recipe {name}: {path} = {method.name!r} keeps something for each prompt, which needs a finite "
+                    "set of questions; data.source is endless"
+                )
+            inits[path] = functools.partial(method.init, num_prompts=num_prompts)
+    return lambda: {path: init() for path, init in inits.items()}
 
 
 def _check_batch(run: Run, shards: int) -> None:

@@ -1,6 +1,7 @@
 """The one training loop, and the only place of its side effects: data, rewards, checkpoints, logs, signals."""
 
 import contextlib
+import dataclasses
 import json
 import signal
 import time
@@ -164,7 +165,7 @@ class Loop:
         fields = {"tokens": tokens, "mask": mask, "valid": np.ones(mask.shape[:2], bool)}
         temperature = np.ones(mask.shape[:2], np.float32)
         placed = shard_batch((prompts, fields, temperature), self.built.mesh)
-        metrics = self.update(stage, stage.assemble(*placed, None))
+        metrics = self.update(stage, self.assembled(stage, *placed, None))
         self.num_tokens += int(mask.sum() + questions.lengths.sum())
         spent = time.perf_counter() - began
         return metrics | {
@@ -172,6 +173,12 @@ class Loop:
             "time/step": spent,
             "perf/tokens_per_second": float(mask.sum()) / spent,
         }
+
+    def assembled(self, stage: Stage, *arrays: Any) -> Batch:
+        """Runs the assemble stage; stateful methods remember what they saw."""
+        batch, states = stage.assemble(self.state.method_state, *arrays)
+        self.state = dataclasses.replace(self.state, method_state=states)
+        return batch
 
     def update(self, stage: Stage, batch: Batch) -> dict[str, Any]:
         """All updates on one batch; returns the last one's metrics, but the first one's mismatch to the sampler.

@@ -12,15 +12,15 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
-from jaxrl_tok.train.assemble import assemble
+from jaxrl_tok.train.assemble import States, assemble
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import Recipe
 from jaxrl_tok.train.score import Scores, score
 from jaxrl_tok.train.step import train_step
 from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampling, TrainState
 
-# Training and evaluation draw from different streams of keys.
-TRAIN, EVAL = 0, 1
+# Training, evaluation and the tokens' priorities draw from different streams of keys.
+TRAIN, EVAL, PRIORITY = 0, 1, 2
 
 
 def rollout_program(
@@ -60,9 +60,20 @@ def score_program(arch: models.Architecture) -> Callable[..., Scores]:
     return compiled(run, static_argnames="filtered")
 
 
-def assemble_program(recipe: Recipe) -> Callable[..., Batch]:
-    """Returns `f(prompts, fields, temperature, keep_thresholds) -> Batch`."""
-    return compiled(functools.partial(assemble, recipe))
+def priority_program(seed: int) -> Callable[..., Leaf]:
+    """Returns `f(ids, mask, step) -> priority`: a uniform number in [0, 1) for each token, the same on any mesh."""
+
+    def draw(ids: Leaf, mask: Leaf, step: Leaf) -> Leaf:
+        _, group, length = mask.shape
+        keys = request_keys(jnp.uint32(seed), jnp.int32(PRIORITY), step, ids, jnp.arange(group))
+        return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (length,))))(keys)
+
+    return compiled(draw)
+
+
+def assemble_program(recipe: Recipe, shardings: TrainState) -> Callable[..., tuple[Batch, States]]:
+    """Returns `f(states, prompts, fields, temperature, keep_thresholds) -> (Batch, states)`."""
+    return compiled(functools.partial(assemble, recipe), out_shardings=(None, shardings.method_state))
 
 
 def update_program(

@@ -1,7 +1,7 @@
 """A recipe's slots bound to functions: what will be read, and so what must be computed."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxrl_tok.advantages import ADVANTAGES
@@ -16,25 +16,59 @@ from jaxrl_tok.reductions import REDUCTIONS
 from jaxrl_tok.token_weights import TOKEN_WEIGHTS
 
 REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "filter": FILTERS,
     "advantage": ADVANTAGES,
+    "reshape": ADVANTAGES,
+    "filter": FILTERS,
     "token_weight": TOKEN_WEIGHTS,
     "ratio": RATIOS,
     "clip": CLIPS,
     "loss": LOSSES,
     "reduction": REDUCTIONS,
 }
+# The slots that stand alone in a recipe, in the order in which they act.
+ASSEMBLE_SLOTS = ("advantage", "reshape", "filter", "token_weight")
+STEP_SLOTS = ("ratio", "clip")
 
 # What this trainer can supply at each stage; docs/notation.md says what each is.
 ANSWER_ARRAYS = {"tokens", "mask", "valid"}
-ROLLOUT_ARRAYS = ANSWER_ARRAYS | {"truncated", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
+ROLLOUT_ARRAYS = ANSWER_ARRAYS | {"truncated", "finished", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
 OLD_ARRAYS = {"old_logprobs", "old_entropy"}
 REFERENCE_ARRAYS = {"ref_logprobs"}
 CURRENT_ARRAYS = {"logprobs", "entropy"}
 ASSEMBLED_ARRAYS = {"advantages", "token_weights"}
 RATIO_ARRAYS = {"log_ratio", "low", "high"}
-ASSEMBLE = ROLLOUT_ARRAYS | OLD_ARRAYS | REFERENCE_ARRAYS | {"progress", "step"}
-STEP = ASSEMBLE - {"rewards", "reward_parts", "prompt_ids"} | CURRENT_ARRAYS | ASSEMBLED_ARRAYS | RATIO_ARRAYS
+EITHER = ROLLOUT_ARRAYS | OLD_ARRAYS | REFERENCE_ARRAYS | {"priority", "progress", "step"}
+ASSEMBLE = EITHER | {"advantages"}
+STEP = EITHER - {"reward_parts", "prompt_ids"} | CURRENT_ARRAYS | ASSEMBLED_ARRAYS | RATIO_ARRAYS
+
+# What the arrays that it cannot supply would have to come from.
+SUPPLIERS = {
+    "a critic": {"values", "old_values", "returns"},
+    "a process reward model or an environment": {"step_rewards", "step_mask", "token_rewards"},
+    "an environment that names its states": {"step_states"},
+    "a judge": {"wrong_steps"},
+    "a segmenter": {"segment_ids", "boundaries"},
+    "a matcher of phrases": {"planning", "format_ids"},
+    "rollouts from the states between segments": {"state_values"},
+    "a greedy rollout of each prompt": {"greedy_rewards"},
+    "rewards of the items of a list": {"item_rewards"},
+    "summaries at several budgets": {"budget_rewards"},
+    "tree rollouts": {"node_ids", "node_parents", "node_values", "node_rewards", "multiplicity"},
+    "statistics of a scoring pass": {"target_logit", "sum_logits", "lse", "max_logit", "sum_p2", "proxy_logprobs"},
+    "distances from the reference's distribution": {"hellinger", "kl_to_ref", "js_to_ref"},
+    "a scoring pass without part of the prompt": {"context_logprobs"},
+    "a scoring pass over a whole group at once": {"group_divergence"},
+    "attention maps": {"attention_distance", "attention_received", "attention_flow", "attention_entropy"},
+    "hidden states": {"hidden", "token_errors"},
+    "a scoring pass of the token after the end": {"last_token_score"},
+    "another model's log-probs": {"dpo_logprobs", "prm_logprobs"},
+    "a proxy reward model": {"proxy_rewards"},
+}
+
+
+def supplier(array: str) -> str | None:
+    """Returns what would have to supply an array that this trainer does not; None for one that it does."""
+    return next((name for name, arrays in SUPPLIERS.items() if array in arrays), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,31 +86,54 @@ class Recipe:
     """An algorithm: one bound function a slot, and the terms of its objective."""
 
     source: str  # "rollout" or "answers"
-    filter: Bound | None
     advantage: Bound | None
+    reshape: Bound | None
+    filter: Bound | None
     token_weight: Bound | None
     ratio: Bound | None
     clip: Bound | None
     terms: tuple[Term, ...]
 
     @property
+    def assemble(self) -> dict[str, Bound]:
+        """The slots that act once for each rollout batch, in their order."""
+        filled = {slot: getattr(self, slot) for slot in ASSEMBLE_SLOTS}
+        return {slot: bound for slot, bound in filled.items() if bound is not None and not _is_step(bound)}
+
+    @property
+    def step(self) -> dict[str, Bound]:
+        """The methods that act inside the gradient, by their paths, in their order; a loss before its reduction."""
+        filled = {slot: getattr(self, slot) for slot in (*STEP_SLOTS, "token_weight")}
+        found = {slot: bound for slot, bound in filled.items() if bound is not None and slot not in self.assemble}
+        for term in self.terms:
+            found |= {f"loss.{term.name}": term.loss, f"loss.{term.name}.reduction": term.reduction}
+        return found
+
+    @property
+    def stateful(self) -> dict[str, Bound]:
+        """The methods with a state, by their paths."""
+        return {path: bound for path, bound in (self.assemble | self.step).items() if bound.init is not None}
+
+    @property
     def assemble_reads(self) -> frozenset[str]:
         """Arrays read once per rollout batch."""
-        return _reads(self.filter, self.advantage, self.token_weight)
+        return _takes(self.assemble.values())
 
     @property
     def step_reads(self) -> frozenset[str]:
-        """Arrays read inside the gradient."""
-        parts = [self.ratio, self.clip]
-        for term in self.terms:
-            parts += [term.loss, term.reduction]
-        return _reads(*parts) - {"loss"}
+        """Arrays read inside the gradient, or in the pass before it."""
+        return _takes(self.step.values()) - {"loss"}
 
     def passes(self, updates: int) -> dict[str, bool]:
-        """Says which extra scoring passes `updates` updates a batch need: the old policy, the reference."""
+        """Says which extra passes of the model `updates` updates a batch need.
+
+        Scoring by the old policy, and by the reference, once a batch; `prepare`, by the current policy, once an update.
+        """
         old = bool(self.assemble_reads & OLD_ARRAYS) or "old_entropy" in self.step_reads
         old = old or (updates > 1 and "old_logprobs" in self.step_reads)
-        return {"old": old, "reference": bool((self.assemble_reads | self.step_reads) & REFERENCE_ARRAYS)}
+        reference = bool((self.assemble_reads | self.step_reads) & REFERENCE_ARRAYS)
+        prepare = any(bound.prepare is not None for bound in self.step.values())
+        return {"old": old, "reference": reference, "prepare": prepare}
 
 
 def build_recipe(config: RecipeConfig) -> Recipe:
@@ -95,24 +152,45 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         Term(name, term.weight, bound[f"loss.{name}"], bound[f"loss.{name}.reduction"])
         for name, term in config.loss.items()
     )
-    single = {slot: bound.get(slot) for slot in ("filter", "advantage", "token_weight", "ratio", "clip")}
+    single = {slot: bound.get(slot) for slot in (*ASSEMBLE_SLOTS, *STEP_SLOTS)}
     recipe = Recipe(source=config.source, **single, terms=terms)
-    _check(config.name, recipe, bound)
+    for problem in (*_missing(recipe), *_misplaced(recipe), *_unread(recipe)):
+        raise ConfigError(f"recipe {config.name}: {problem}")
     return recipe
 
 
-def _check(name: str, recipe: Recipe, bound: Mapping[str, Bound]) -> None:
-    assemble = ("filter", "advantage", "token_weight")
-    for path, method in bound.items():
-        supplied = ASSEMBLE if path in assemble else STEP | {"loss"}
+def _is_step(bound: Bound) -> bool:
+    return bound.prepare is not None or bool(bound.takes & (CURRENT_ARRAYS | RATIO_ARRAYS))
+
+
+def _missing(recipe: Recipe) -> Iterator[str]:
+    """Finds arrays that nothing supplies."""
+    for path, method in (recipe.assemble | recipe.step).items():
+        supplied = ASSEMBLE if path in recipe.assemble else STEP | {"loss"}
         if recipe.source == "answers":
             supplied = ANSWER_ARRAYS | CURRENT_ARRAYS | {"loss"}
-        for array in method.reads:
-            if array not in supplied:
-                raise ConfigError(
-                    f"recipe {name}: {path} = {method.name!r} reads {array!r}, which nothing in this run supplies"
-                )
-    by_losses = _reads(*(term.loss for term in recipe.terms))
+        for array in sorted(method.needs - supplied):
+            source = supplier(array)
+            wanted = f": it needs {source}" if source else ""
+            yield f"{path} = {method.name!r} reads {array!r}, which nothing in this run supplies{wanted}"
+
+
+def _misplaced(recipe: Recipe) -> Iterator[str]:
+    """Finds methods in a slot where they can do nothing, or too early."""
+    for slot, method in recipe.assemble.items():
+        reads = "advantages" in method.takes
+        if slot == "advantage" and reads:
+            yield f"advantage = {method.name!r} changes advantages that another method gives: put it into reshape"
+        if slot == "reshape" and not reads:
+            yield f"reshape = {method.name!r} does not read advantages: put it into advantage"
+    if recipe.reshape is not None and recipe.advantage is None:
+        yield f"reshape = {recipe.reshape.name!r} changes the advantages, but advantage is empty"
+
+
+def _unread(recipe: Recipe) -> Iterator[str]:
+    """Finds losses without what they read, and slots whose result no loss reads."""
+    # A term's reduction, or a method of the step, may read a result in place of a loss.
+    read = _takes(recipe.step.values())
     given = {
         "advantage": {"advantages"},
         "token_weight": {"token_weights"},
@@ -121,11 +199,11 @@ def _check(name: str, recipe: Recipe, bound: Mapping[str, Bound]) -> None:
     }
     for slot, arrays in given.items():
         method = getattr(recipe, slot)
-        if method is None and arrays & by_losses and slot != "token_weight":
-            raise ConfigError(f"recipe {name}: its losses read {sorted(arrays & by_losses)}, but {slot} is empty")
-        if method is not None and not arrays & by_losses:
-            raise ConfigError(f"recipe {name}: {slot} = {method.name!r} is set, but no loss reads its result")
+        if method is None and arrays & read and slot != "token_weight":
+            yield f"its losses read {sorted(arrays & read)}, but {slot} is empty"
+        if method is not None and not arrays & read:
+            yield f"{slot} = {method.name!r} is set, but no loss reads its result"
 
 
-def _reads(*methods: Bound | None) -> frozenset[str]:
-    return frozenset(name for method in methods if method is not None for name in (*method.reads, *method.optional))
+def _takes(methods: Iterable[Bound]) -> frozenset[str]:
+    return frozenset(name for method in methods for name in method.takes)

@@ -33,7 +33,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     texts = completion_texts(host, loop.data.tokenizer)
     rewards = _rewards(loop, stage, questions, texts)
     clock.lap("time/reward")
-    batch = stage.assemble(prompts, *_fields(loop, stage, prompts, rollouts, rewards, scored, step))
+    batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, scored, step))
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")
@@ -92,7 +92,9 @@ def _fields(
     }
     fields = shard_batch({k: v for k, v in host.items() if k in reads or k == "valid"}, loop.built.mesh)
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
-    fields |= {"prompt_ids": prompts.ids}
+    fields |= {"finished": ~rollouts.truncated, "prompt_ids": prompts.ids}
+    if "priority" in reads:
+        fields["priority"] = loop.built.priority(prompts.ids, rollouts.mask, np.int32(step))
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
     fields |= {"progress": np.float32(step / max(stage.steps, 1)), "step": np.int32(step)}
     return fields, rollouts.temperature, rollouts.keep_thresholds if loop.built.filtered else None

@@ -115,7 +115,7 @@ def _build(run: Run) -> tuple[Any, Any]:
     data = open_data(run)
     from jaxrl_tok.train.build import build
 
-    return build(run, data.tokenizer), data
+    return build(run, data.tokenizer, data.num_prompts), data
 
 
 def _training_pool(stack: contextlib.ExitStack, run: Run, path: Path) -> RewardPool | None:

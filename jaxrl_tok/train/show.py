@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from jaxrl_tok.config import catalogue, toml
-from jaxrl_tok.config.bind import Bound
+from jaxrl_tok.config.bind import Bound, split_signature
 from jaxrl_tok.config.derived import derived
 from jaxrl_tok.config.load import dump_toml, load_run
 from jaxrl_tok.config.schema import Run
@@ -14,11 +14,8 @@ from jaxrl_tok.errors import ConfigError, nearest
 from jaxrl_tok.io.data import Data
 from jaxrl_tok.rewards import pool
 from jaxrl_tok.train.build import Stage, build
-from jaxrl_tok.train.recipe import ASSEMBLE, OLD_ARRAYS, REFERENCE_ARRAYS, REGISTRIES, STEP, Recipe
+from jaxrl_tok.train.recipe import ASSEMBLE, OLD_ARRAYS, REFERENCE_ARRAYS, REGISTRIES, STEP, Recipe, supplier
 from jaxrl_tok.train.session import open_data
-
-ASSEMBLE_SLOTS = ("filter", "advantage", "token_weight")
-STEP_SLOTS = ("ratio", "clip")
 
 
 def show(path: Path, sets: Sequence[str] = ()) -> str:
@@ -34,7 +31,7 @@ def show(path: Path, sets: Sequence[str] = ()) -> str:
     run = load_run(path, sets)
     _check_rewards(run)
     data = open_data(run)
-    built = build(run, data.tokenizer)
+    built = build(run, data.tokenizer, data.num_prompts)
     data.heldout(run.eval.prompts)
     stages = [stage for stage in (built.warmup, built.main) if stage.steps]
     for stage in stages:
@@ -55,7 +52,7 @@ def methods(reads: str | None = None) -> str:
     Raises:
       ConfigError: no method reads an array of that name.
     """
-    table = catalogue.rows(REGISTRIES)
+    table = catalogue.rows(REGISTRIES, supplier)
     if reads is not None:
         known = {name for row in table for name in (*row.reads, *row.optional)}
         if reads not in known:
@@ -69,10 +66,12 @@ def methods(reads: str | None = None) -> str:
 
 def _method(row: catalogue.Row) -> list[str]:
     reads = ", ".join([*row.reads, *(f"{name}?" for name in row.optional)])
-    lines = [f"  {row.name}", f"    {row.summary}", f"    reads {reads}"]
-    if row.hyper:
-        lines.append(f"    takes {_written(row.hyper)}")
-    return [*lines, f"    {row.source}"] if row.source else lines
+    lines = [row.summary, f"{row.stage}; reads {reads}"]
+    lines += [f"takes {_written(row.hyper)}"] if row.hyper else []
+    lines += [f"also needs {', '.join(row.needs)}"] if row.needs else []
+    lines += [f"degenerate case: {row.degenerate}"] if row.degenerate else []
+    lines.append(f"fidelity: {row.fidelity}; {row.source}")
+    return [f"  {row.name}", *(f"    {line}" for line in lines)]
 
 
 def _written(hyper: Mapping[str, str]) -> str:
@@ -97,10 +96,10 @@ def _sizes(run: Run, data: Data) -> str:
 
 def _stage(stage: Stage, name: str) -> str:
     rows = [("slot", "method", "hyperparameters", "reads")]
-    for path, bound in _slots(stage.recipe):
-        default = catalogue.rows({path: {bound.name: bound.fn}})[0].hyper
+    for path, bound in _slots(stage.recipe).items():
+        default = catalogue.defaults(bound.fn)
         hyper = {**default, **{key: toml.value(value) for key, value in bound.hyper.items()}}
-        rows.append((path, bound.name, _written(hyper) or "none", ", ".join(_reads(path, bound))))
+        rows.append((path, bound.name, _written(hyper) or "none", ", ".join(_reads(stage.recipe, path, bound))))
     batch = f"{stage.prompts} prompts, {stage.group} completion{'s' * (stage.group > 1)} each"
     updates = "1 update" if stage.updates == 1 else f"{stage.updates} updates"
     title = f"{stage.name}: {stage.steps} steps of {batch}, and {updates}; recipe {name}"
@@ -117,29 +116,30 @@ def _passes(stage: Stage) -> str:
     else:
         old = _answer(runs["old"], recipe, OLD_ARRAYS)
     reference = _answer(runs["reference"], recipe, REFERENCE_ARRAYS)
-    return f"rollout {rollout}; old policy {old}; reference {reference}"
+    prepare = ""
+    if runs["prepare"]:
+        readers = [path for path, bound in recipe.step.items() if bound.prepare is not None]
+        prepare = f"; prepare, before each update, yes ({', '.join(readers)})"
+    return f"rollout {rollout}; old policy {old}; reference {reference}{prepare}"
 
 
 def _answer(runs: bool, recipe: Recipe, arrays: Set[str]) -> str:
     if not runs:
         return "no (no slot reads it)"
-    reads = [(path, name) for path, bound in _slots(recipe) for name in _reads(path, bound)]
+    reads = [(path, name) for path, bound in _slots(recipe).items() for name in _reads(recipe, path, bound)]
     return f"yes ({', '.join(f'{path} reads {name}' for path, name in reads if name in arrays)})"
 
 
-def _reads(path: str, bound: Bound) -> list[str]:
+def _reads(recipe: Recipe, path: str, bound: Bound) -> list[str]:
     """Returns what a method will be given: what it needs, and of what it can do without, what there is."""
-    supplied = ASSEMBLE if path in ASSEMBLE_SLOTS else STEP
-    return [*bound.reads, *(name for name in bound.optional if name in supplied)]
+    supplied = ASSEMBLE if path in recipe.assemble else STEP
+    reads, optional, _ = split_signature(bound.fn)
+    return [*reads, *(name for name in optional if name in supplied)]
 
 
-def _slots(recipe: Recipe) -> list[tuple[str, Bound]]:
+def _slots(recipe: Recipe) -> dict[str, Bound]:
     """Returns the filled slots by their path in the recipe, in the order in which they act."""
-    single = [(slot, getattr(recipe, slot)) for slot in (*ASSEMBLE_SLOTS, *STEP_SLOTS)]
-    filled = [(slot, bound) for slot, bound in single if bound is not None]
-    for term in recipe.terms:
-        filled += [(f"loss.{term.name}", term.loss), (f"loss.{term.name}.reduction", term.reduction)]
-    return filled
+    return recipe.assemble | recipe.step
 
 
 def _columns(rows: Iterable[Sequence[str]]) -> list[str]:

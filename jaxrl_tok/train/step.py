@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxrl_tok import models
-from jaxrl_tok.train.recipe import Recipe
-from jaxrl_tok.train.score import Scores, score
+from jaxrl_tok.train.prepare import prepare
+from jaxrl_tok.train.recipe import CURRENT_ARRAYS, RATIO_ARRAYS, Recipe, Term
+from jaxrl_tok.train.rows import add_result, call, split, step_rows, to_rows
+from jaxrl_tok.train.score import score
 from jaxrl_tok.types import Batch, Leaf, Mean, TrainState
 
 Metrics = dict[str, Leaf]
@@ -33,17 +35,20 @@ def train_step(
     batch, so the split changes nothing but rounding. A step whose loss or gradient is not finite leaves the
     state as it was; the metrics then say which term (`loss/NAME`) it was.
     """
-    grads, metrics = gradients(
-        state.params, batch, recipe=recipe, arch=arch, microbatches=microbatches, backend=backend
-    )
+    program = {"recipe": recipe, "arch": arch, "microbatches": microbatches, "backend": backend}
+    batch, method_state = prepare(state.params, state.method_state, batch, **program)
+    grads, metrics = gradients(state.params, batch, **program)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics["learning_rate"] = jnp.asarray(rate(state.updates), jnp.float32)
     params = optax.apply_updates(state.params, updates)
     fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(fine, new, old), (params, opt_state), (state.params, state.opt_state)
+    params, opt_state, method_state = jax.tree.map(
+        lambda new, old: jnp.where(fine, new, old),
+        (params, opt_state, method_state),
+        (state.params, state.opt_state, state.method_state),
     )
-    return dataclasses.replace(state, params=params, opt_state=opt_state, updates=state.updates + 1), metrics
+    new = {"params": params, "opt_state": opt_state, "updates": state.updates + 1, "method_state": method_state}
+    return dataclasses.replace(state, **new), metrics
 
 
 def gradients(
@@ -56,13 +61,13 @@ def gradients(
     backend: str = "auto",
 ) -> tuple[Any, Metrics]:
     """Returns the gradient of the objective on `batch`, and its metrics; see `train_step`."""
-    counts = {term.name: _count(term, batch) for term in recipe.terms}
+    counts = {term.name: _count(recipe, term, batch) for term in recipe.terms}
     objective = functools.partial(_objective, recipe=recipe, arch=arch, counts=counts, backend=backend)
     gradient = jax.value_and_grad(objective, has_aux=True)
     if microbatches == 1:
         (_, seen), grads = gradient(params, batch)
     else:
-        grads, seen = _accumulate(gradient, params, _split(batch, microbatches))
+        grads, seen = _accumulate(gradient, params, split(batch, microbatches))
     means, extremes = seen
     metrics = {name: mean.value() for name, mean in means.items()} | _named(extremes)
     for term in recipe.terms:
@@ -87,17 +92,6 @@ def _accumulate(gradient: Any, params: Any, parts: Batch) -> tuple[Any, Any]:
     return grads, (means, extremes)
 
 
-def _split(batch: Batch, parts: int) -> Batch:
-    """Cuts P into `parts`, taking every parts-th prompt, so that each part lies on all devices as P does."""
-
-    def cut(x: Leaf) -> Leaf:
-        if x.ndim == 0:
-            return jnp.broadcast_to(x, (parts,))
-        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
-
-    return jax.tree.map(cut, batch)
-
-
 def _objective(
     params: Any, batch: Batch, *, recipe: Recipe, arch: models.Architecture, counts: dict[str, Leaf], backend: str
 ) -> tuple[Leaf, tuple[dict[str, Mean], dict[str, Leaf]]]:
@@ -107,36 +101,30 @@ def _objective(
         params, arch, batch.prompts, fields["tokens"], fields["mask"], batch.temperature, batch.keep_thresholds,
         backend=backend,
     )  # fmt: skip
-    rows = _rows(fields, scores)
-    if recipe.ratio is not None:
-        rows["log_ratio"] = recipe.ratio(rows)
-    if recipe.clip is not None:
-        rows["low"], rows["high"] = recipe.clip(rows)
+    rows = step_rows(batch, scores)
+    for path in recipe.step:
+        add_result(recipe, path, rows)
     total, means = jnp.float32(0), {}
     for term in recipe.terms:
-        mean = term.reduction(rows | {"loss": term.loss(rows)})
+        loss = call(recipe, f"loss.{term.name}", rows)
+        mean = term.reduction(rows | {"loss": loss, "mask": _counted(term, rows)})
         total = total + term.weight * mean.total / jnp.maximum(counts[term.name], 1e-30)
         means[f"loss/{term.name}"] = mean
     return total, jax.lax.stop_gradient((means | _diagnostics(rows), _extremes(rows)))
 
 
-def _rows(fields: dict[str, Leaf], scores: Scores) -> dict[str, Leaf]:
-    """Flattens `[P, G, ...]` to rows; the old policy of a batch's only update is the current one."""
-    rows = {name: _flat(x) for name, x in fields.items()}
-    rows |= {"logprobs": _flat(scores.logprobs), "entropy": _flat(scores.entropy)}
-    rows.setdefault("old_logprobs", jax.lax.stop_gradient(rows["logprobs"]))
-    return rows
+def _counted(term: Term, rows: dict[str, Any]) -> Leaf:
+    """The tokens that the term is an average over."""
+    return rows["mask"] if term.loss.counted is None else rows["mask"] & term.loss.counted(rows)
 
 
-def _flat(x: Leaf) -> Leaf:
-    return x if x.ndim < 2 else x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-
-def _count(term: Any, batch: Batch) -> Leaf:
+def _count(recipe: Recipe, term: Term, batch: Batch) -> Leaf:
     """The term's denominator over the whole batch: its reduction of a loss of zeros."""
-    rows = {name: _flat(x) for name, x in batch.fields.items()}
-    rows["loss"] = jnp.zeros(rows["mask"].shape, jnp.float32)
-    return term.reduction(rows).count
+    rows = {name: jax.tree.map(to_rows, x) for name, x in batch.fields.items()}
+    tokens = jax.ShapeDtypeStruct(rows["mask"].shape, jnp.float32)
+    known = dict.fromkeys(("old_logprobs", *CURRENT_ARRAYS, *RATIO_ARRAYS), tokens) | rows
+    shape = jax.eval_shape(lambda rows: call(recipe, f"loss.{term.name}", rows), known).shape
+    return term.reduction(rows | {"loss": jnp.zeros(shape, jnp.float32), "mask": _counted(term, rows)}).count
 
 
 def _diagnostics(rows: dict[str, Leaf]) -> dict[str, Mean]:

@@ -26,8 +26,8 @@ def recipe(**over):
 
 def test_slots_come_in_order_with_their_hyperparameters():
     assert schema.slots(recipe(filter={"method": "informative_groups"})) == [
-        ("filter", "filter", "informative_groups", {}),
         ("advantage", "advantage", "grpo", {"eps": 1e-4}),
+        ("filter", "filter", "informative_groups", {}),
         ("clip", "clip", "asymmetric", {"low": 0.8, "high": 1.28}),
         ("loss", "loss.policy", "ppo_clip", {"dual_clip": 3.0}),
         ("reduction", "loss.policy.reduction", "token_mean", {}),

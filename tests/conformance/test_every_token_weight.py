@@ -1,10 +1,11 @@
-"""What every token weight must do, whatever its formula."""
+"""What every token weight must do, whatever its formula, at assembly or in the step."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrl_tok.config.bind import bind
+from jaxrl_tok.config.catalogue import STEP_ARRAYS
 from jaxrl_tok.token_weights import TOKEN_WEIGHTS
 from tests.conformance import fields as data
 
@@ -14,33 +15,46 @@ def weight(request):
     return data.Jitted(bind(TOKEN_WEIGHTS, request.param))
 
 
-@pytest.mark.parametrize("seed", range(3))
+def of(weight, seed):
+    """Arrays of the stage at which it acts."""
+    step = weight.bound.prepare is not None or weight.bound.takes & STEP_ARRAYS
+    return data.step(seed) if step else data.assemble(seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
 def test_masked_tokens_get_zero_and_none_is_negative(weight, seed):
-    fields = data.assemble(seed)
+    fields = of(weight, seed)
     result = np.asarray(weight(fields))
-    assert result.dtype == np.float32
+    assert result.shape == fields["mask"].shape and result.dtype == np.float32
+    assert np.isfinite(result).all()
     assert (result[~np.asarray(fields["mask"])] == 0).all()
     assert (result >= 0).all()
     assert result.sum() > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_values_under_the_mask_do_not_matter(weight, seed):
-    fields = data.assemble(seed)
+    fields = of(weight, seed)
     np.testing.assert_array_equal(weight(data.spoil(fields)), weight(fields))
 
 
+def test_no_gradient_flows_through_a_weight(weight):
+    for name, gradient in weight.gradients(of(weight, 0)).items():
+        assert (gradient == 0).all(), name
+
+
 def test_a_batch_without_a_trained_token_gives_zeros(weight):
-    fields = data.assemble(0) | {"mask": jnp.zeros((data.P, data.G, data.T), bool)}
-    np.testing.assert_array_equal(weight(fields), np.zeros((data.P, data.G, data.T)))
+    fields = of(weight, 0)
+    fields |= {"mask": jnp.zeros_like(fields["mask"])}
+    np.testing.assert_array_equal(weight(data.spoil(fields)), np.zeros(fields["mask"].shape))
 
 
 def test_jit_and_sharding_over_prompts_change_nothing(weight):
-    fields = data.assemble(1)
-    expected = np.asarray(weight.bound(fields))
-    np.testing.assert_array_equal(weight(fields), expected)
-    np.testing.assert_array_equal(weight(data.shard(fields)), expected)
+    fields = of(weight, 1)
+    expected = np.asarray(weight.run(fields))
+    data.close(weight(fields), expected)
+    data.close(weight(data.shard(fields)), expected)
 
 
 def test_second_call_compiles_nothing(weight):
-    assert weight.traces_of_a_second_call(data.assemble(0), data.assemble(1)) == 0
+    assert weight.traces_of_a_second_call(of(weight, 0), of(weight, 1)) == 0

@@ -42,6 +42,7 @@ def vocabulary():
 def test_every_module_of_the_folder_is_registered(slot):
     folder = importlib.import_module(f"jaxrl_tok.{slot}")
     assert {module.name for module in pkgutil.iter_modules(folder.__path__)} == set(SLOTS[slot])
+    assert list(SLOTS[slot]) == list(dict.fromkeys(SLOTS[slot]))
 
 
 @pytest.mark.parametrize(("slot", "name"), METHODS)
@@ -74,6 +75,8 @@ def test_docstring_has_a_summary_a_formula_and_a_source(slot, name):
     assert re.search(r"^    \S", doc, re.MULTILINE)
     if slot != "scores":
         assert re.search(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", doc)
+        assert re.search(r"^Fidelity: (code|paper|reconstructed)\.", doc, re.MULTILINE)
+        assert re.search(r"^Degenerate: \S", doc, re.MULTILINE)
 
 
 def test_the_notation_is_read():

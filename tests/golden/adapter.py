@@ -28,8 +28,8 @@ from jaxrl_tok.reductions import (
 from jaxrl_tok.scores import prefix_tree_values
 from jaxrl_tok.token_weights import high_entropy
 from tests.golden import vocabulary
+from tests.golden.flat import SINGLETON, Groups, call, parse
 
-SINGLETON = {"verl": "raw", "raw": "raw", "zero": "zero"}
 ESTIMATOR = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
 
 
@@ -40,45 +40,6 @@ def run(function: str, inputs: Mapping[str, Any]) -> Any:
     with jax.enable_x64(True):
         result = FUNCTIONS[function](**{name: parse(value) for name, value in inputs.items()})
         return jax.tree.map(lambda x: np.asarray(x, np.float64), result)
-
-
-def parse(value: Any) -> Any:
-    """Turns lists of numbers into float64 arrays; words, single numbers and null stay."""
-    if isinstance(value, str):
-        return float(value) if value in ("inf", "-inf") else value
-    if not isinstance(value, list):
-        return value
-    try:
-        return np.asarray(value, np.float64)  # null becomes NaN, "inf" a number
-    except (TypeError, ValueError):
-        return np.asarray(value)  # words, such as group ids
-
-
-def call(method: Callable[..., Any], *arrays: Any, **hyper: Any) -> Any:
-    """Calls a method compiled as a whole, which is quicker than one operation after the other."""
-    return jax.jit(functools.partial(method, **hyper))(*arrays)
-
-
-class Groups:
-    """Flat rows to `[P, G]` and back; short groups are padded."""
-
-    def __init__(self, group: np.ndarray) -> None:
-        _, self.p = np.unique(group, return_inverse=True)
-        self.g = np.array([np.sum(self.p[:b] == p) for b, p in enumerate(self.p)], int)
-        self.shape = (self.p.max() + 1, self.g.max() + 1)
-
-    def pack(self, rows: np.ndarray, dtype: Any = np.float64) -> jax.Array:
-        packed = np.zeros(self.shape + rows.shape[1:], dtype)
-        packed[self.p, self.g] = rows
-        return jnp.asarray(packed)
-
-    def rewards(self, reward: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """Rewards, and which completions exist and have one."""
-        missing = np.isnan(reward)
-        return self.pack(np.where(missing, 0, reward)), self.pack(~missing, bool)
-
-    def flat(self, x: jax.Array) -> np.ndarray:
-        return np.asarray(x)[self.p, self.g]
 
 
 def group_relative(method: Callable[..., jax.Array], default: str) -> Callable[..., np.ndarray]:

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.golden.adapter import FUNCTIONS, parse, run
+from tests.golden.adapter import FUNCTIONS, run
+from tests.golden.flat import parse
 
 GOLDEN = json.loads((Path(__file__).parent / "cases.json").read_text())
 CASES = [(name, i) for name, golden in GOLDEN.items() for i in range(len(golden["cases"]))]

@@ -46,4 +46,4 @@ def batch(name="grpo", seed=0, temperature=0.9) -> Batch:
     wanted = built.assemble_reads | built.step_reads | {"tokens", "mask", "valid", "sampler_logprobs"}
     have = {k: v for k, v in have.items() if k in wanted}
     heat = jnp.full((PROMPTS, GROUP), temperature, jnp.float32)
-    return jax.jit(lambda f: assemble(built, tiny.prompts(PROMPTS, 5), f, heat, None))(have)
+    return jax.jit(lambda f: assemble(built, {}, tiny.prompts(PROMPTS, 5), f, heat, None)[0])(have)

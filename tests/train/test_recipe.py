@@ -31,7 +31,7 @@ def build(**changes):
     ],
 )
 def test_only_the_passes_that_are_read_run(name, updates, old, reference):
-    assert recipe(name).passes(updates) == {"old": old, "reference": reference}
+    assert recipe(name).passes(updates) == {"old": old, "reference": reference, "prepare": False}
 
 
 def test_a_recipes_terms_keep_their_weights():

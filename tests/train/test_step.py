@@ -36,7 +36,7 @@ def run(name, microbatches=1, devices=1, batch=None):
     mesh = make_mesh({"data": devices}, jax.devices()[:devices])
     params = replicate(tiny.weights(ARCH), mesh)
     batch = shard_batch(cases.batch(name) if batch is None else batch, mesh)
-    state = TrainState(params, GRADIENT.init(params), jnp.int32(0), None, ())
+    state = TrainState(params, GRADIENT.init(params), jnp.int32(0), None, {})
     after, metrics = program(name, microbatches)(state, batch)
     return metrics, after.opt_state[0].trace, after.params
 
@@ -148,7 +148,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_term():
     fields |= {"mask": fields["mask"].at[0, 0, 0].set(True)}
     params = tiny.weights(ARCH)
     adam = optax.adam(1.0)
-    state = TrainState(params, adam.init(params), jnp.int32(0), None, ())
+    state = TrainState(params, adam.init(params), jnp.int32(0), None, {})
     step = functools.partial(train_step, recipe=cases.recipe("grpo_kl"), arch=ARCH, optimizer=adam, rate=RATE)
     after, metrics = jax.jit(step)(state, dataclasses.replace(batch, fields=fields))
     assert not np.isfinite(metrics["loss/kl"]) and np.isfinite(metrics["loss/policy"])
@@ -160,7 +160,7 @@ def test_no_intermediate_of_the_update_has_both_a_token_and_the_vocabulary_axis(
     vocab = 4099
     arch = tiny.architecture(vocab=vocab)
     params = tiny.weights(arch)
-    state = TrainState(params, SGD.init(params), jnp.int32(0), params, ())
+    state = TrainState(params, SGD.init(params), jnp.int32(0), params, {})
     batch = cases.batch("grpo_kl")
     count = cases.PROMPTS * cases.GROUP * cases.SIZE
     assert count > arch.dim
