@@ -57,6 +57,7 @@ class Build:
     main: Stage
     rollout: Callable[..., Any]
     score: Callable[..., Any]
+    distances: Callable[..., Any]
     priority: Callable[..., Any]
     filtered: bool  # whether the sampler drops tokens
 
@@ -97,6 +98,7 @@ def build(run: Run, tokenizer: Tokenizer, num_prompts: int | None = None) -> Bui
             slots=rollout.slots or rollout.prompts * rollout.group,
         ),
         score=programs.score_program(arch),
+        distances=programs.distances_program(arch),
         priority=programs.priority_program(run.run.seed),
         filtered=rollout.top_k > 0 or rollout.top_p < 1 or rollout.min_p > 0,
     )
@@ -177,7 +179,7 @@ def _stages(
     main_recipe = build_recipe(run.recipe)
     # What the main part keeps, the warm-up's checkpoints have a place for.
     shared = {
-        "reference": main_recipe.passes(updates)["reference"],
+        "reference": main_recipe.keeps_reference,
         "init_methods": _method_states(run.recipe.name, main_recipe, num_prompts),
     }
     stage = functools.partial(_stage, run, arch, specs, mesh, **shared)

@@ -15,7 +15,7 @@ from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.train.assemble import States, assemble
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import Recipe
-from jaxrl_tok.train.score import Scores, score
+from jaxrl_tok.train.score import Scores, distances, score
 from jaxrl_tok.train.step import train_step
 from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampling, TrainState
 
@@ -51,13 +51,28 @@ def rollout_program(
 
 
 def score_program(arch: models.Architecture) -> Callable[..., Scores]:
-    """Returns `f(params, prompts, rollouts, filtered) -> Scores`."""
+    """Returns `f(params, prompts, rollouts, filtered, statistics) -> Scores`."""
 
-    def run(params: Any, prompts: Prompts, rollouts: Rollouts, filtered: bool) -> Scores:
+    def run(
+        params: Any, prompts: Prompts, rollouts: Rollouts, filtered: bool, statistics: tuple[str, ...] = ()
+    ) -> Scores:
         thresholds = rollouts.keep_thresholds if filtered else None
-        return score(params, arch, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
+        sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
+        return score(params, arch, prompts, *sampled, thresholds, statistics=statistics)
 
-    return compiled(run, static_argnames="filtered")
+    return compiled(run, static_argnames=("filtered", "statistics"))
+
+
+def distances_program(arch: models.Architecture) -> Callable[..., dict[str, Leaf]]:
+    """Returns `f(params, ref_params, prompts, rollouts, kinds) -> distances by name`."""
+
+    def run(
+        params: Any, ref_params: Any, prompts: Prompts, rollouts: Rollouts, kinds: tuple[str, ...]
+    ) -> dict[str, Leaf]:
+        sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
+        return distances(params, ref_params, arch, prompts, *sampled, kinds=kinds)
+
+    return compiled(run, static_argnames="kinds")
 
 
 def priority_program(seed: int) -> Callable[..., Leaf]:

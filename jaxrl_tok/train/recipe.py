@@ -33,11 +33,14 @@ STEP_SLOTS = ("ratio", "clip")
 ANSWER_ARRAYS = {"tokens", "mask", "valid"}
 ROLLOUT_ARRAYS = ANSWER_ARRAYS | {"truncated", "finished", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
 OLD_ARRAYS = {"old_logprobs", "old_entropy"}
+STATISTIC_ARRAYS = {"target_logit", "sum_logits", "lse", "max_logit", "sum_p2", "proxy_logprobs"}  # of the old policy
 REFERENCE_ARRAYS = {"ref_logprobs"}
+DISTANCE_ARRAYS = {"hellinger", "kl_to_ref", "js_to_ref"}  # of the old policy from the reference
 CURRENT_ARRAYS = {"logprobs", "entropy"}
 ASSEMBLED_ARRAYS = {"advantages", "token_weights"}
 RATIO_ARRAYS = {"log_ratio", "low", "high"}
-EITHER = ROLLOUT_ARRAYS | OLD_ARRAYS | REFERENCE_ARRAYS | {"priority", "progress", "step"}
+SCORED_ARRAYS = OLD_ARRAYS | STATISTIC_ARRAYS | REFERENCE_ARRAYS | DISTANCE_ARRAYS
+EITHER = ROLLOUT_ARRAYS | SCORED_ARRAYS | {"priority", "progress", "step"}
 ASSEMBLE = EITHER | {"advantages"}
 STEP = EITHER - {"reward_parts", "prompt_ids"} | CURRENT_ARRAYS | ASSEMBLED_ARRAYS | RATIO_ARRAYS
 
@@ -54,8 +57,6 @@ SUPPLIERS = {
     "rewards of the items of a list": {"item_rewards"},
     "summaries at several budgets": {"budget_rewards"},
     "tree rollouts": {"node_ids", "node_parents", "node_values", "node_rewards", "multiplicity"},
-    "statistics of a scoring pass": {"target_logit", "sum_logits", "lse", "max_logit", "sum_p2", "proxy_logprobs"},
-    "distances from the reference's distribution": {"hellinger", "kl_to_ref", "js_to_ref"},
     "a scoring pass without part of the prompt": {"context_logprobs"},
     "a scoring pass over a whole group at once": {"group_divergence"},
     "attention maps": {"attention_distance", "attention_received", "attention_flow", "attention_entropy"},
@@ -127,13 +128,22 @@ class Recipe:
     def passes(self, updates: int) -> dict[str, bool]:
         """Says which extra passes of the model `updates` updates a batch need.
 
-        Scoring by the old policy, and by the reference, once a batch; `prepare`, by the current policy, once an update.
+        By the old policy, by the reference, and by both for their distance, once a batch; `prepare`, by the current
+        policy, once an update.
         """
-        old = bool(self.assemble_reads & OLD_ARRAYS) or "old_entropy" in self.step_reads
-        old = old or (updates > 1 and "old_logprobs" in self.step_reads)
-        reference = bool((self.assemble_reads | self.step_reads) & REFERENCE_ARRAYS)
-        prepare = any(bound.prepare is not None for bound in self.step.values())
-        return {"old": old, "reference": reference, "prepare": prepare}
+        reads = self.assemble_reads | self.step_reads
+        old = bool(self.assemble_reads & OLD_ARRAYS or reads & STATISTIC_ARRAYS) or "old_entropy" in self.step_reads
+        return {
+            "old": old or (updates > 1 and "old_logprobs" in self.step_reads),
+            "reference": bool(reads & REFERENCE_ARRAYS),
+            "distances": bool(reads & DISTANCE_ARRAYS),
+            "prepare": any(bound.prepare is not None for bound in self.step.values()),
+        }
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a frozen copy of the parameters is part of the state."""
+        return bool((self.assemble_reads | self.step_reads) & (REFERENCE_ARRAYS | DISTANCE_ARRAYS))
 
 
 def build_recipe(config: RecipeConfig) -> Recipe:

@@ -12,6 +12,7 @@ from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train.build import Stage, sampling
 from jaxrl_tok.train.evaluate import completion_texts, repeat
 from jaxrl_tok.train.programs import TRAIN
+from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
 from jaxrl_tok.types import Batch, Prompts, Rollouts
 
@@ -52,13 +53,18 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
 def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts) -> dict[str, Any]:
     """Runs the passes that the recipe reads, and no others."""
     passes = stage.recipe.passes(stage.updates)
+    reads = stage.recipe.assemble_reads | stage.recipe.step_reads
+    built, state = loop.built, loop.state
     scored = {}
     if passes["old"]:
-        old = loop.built.score(loop.state.params, prompts, rollouts, loop.built.filtered)
-        scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy}
+        statistics = tuple(sorted(reads & STATISTIC_ARRAYS))
+        old = built.score(state.params, prompts, rollouts, built.filtered, statistics)
+        scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy} | old.statistics
     if passes["reference"]:
-        reference = loop.built.score(loop.state.ref_params, prompts, rollouts, loop.built.filtered)
-        scored["ref_logprobs"] = reference.logprobs
+        scored["ref_logprobs"] = built.score(state.ref_params, prompts, rollouts, built.filtered).logprobs
+    if passes["distances"]:
+        kinds = tuple(sorted(reads & DISTANCE_ARRAYS))
+        scored |= built.distances(state.params, state.ref_params, prompts, rollouts, kinds)
     return scored
 
 

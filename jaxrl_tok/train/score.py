@@ -1,14 +1,22 @@
-"""Scoring passes: log-probs and entropies of given completions. The one place that shifts tokens."""
+"""Scoring passes over given completions: log-probs, entropies, distances. The one place that shifts tokens."""
 
-from typing import Any
+import dataclasses
+import math
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import models
-from jaxrl_tok.kernels import kept_logprobs, token_score
+from jaxrl_tok.kernels import divergence, kept_logprobs, token_score
 from jaxrl_tok.models import transformer
 from jaxrl_tok.types import Leaf, Prompts, pytree
+
+# Names in docs/notation.md -> what the kernels call them.
+STATISTICS = {name: name for name in ("target_logit", "sum_logits", "lse", "max_logit", "sum_p2")}
+DISTANCES = {"hellinger": "squared_hellinger", "kl_to_ref": "kl_policy_ref", "js_to_ref": "jsd"}
+# Share of the likeliest token's probability under which Lp-Reg's proxy drops a token; its paper's value.
+PROXY_MIN_P = 0.02
 
 
 @pytree
@@ -17,6 +25,16 @@ class Scores:
 
     logprobs: Leaf  # f32[P, G, T], of the distribution that was sampled: same temperature, same kept set
     entropy: Leaf  # f32[P, G, T], at that temperature, before filtering
+    statistics: dict[str, Leaf] = dataclasses.field(default_factory=dict)  # f32[P, G, T], those asked for
+
+
+class _States(NamedTuple):
+    """What predicts each completion token."""
+
+    hidden: Array  # [P, G, T, D]
+    head: Array  # [V, D]
+    targets: Array  # i32[P, G, T], -1 where masked
+    inverse: Array  # f32[P, G, T], 1 / temperature
 
 
 def score(
@@ -28,24 +46,72 @@ def score(
     temperature: Float[Array, "P G"],
     keep_thresholds: Float[Array, "P G T"] | None = None,
     *,
+    statistics: tuple[str, ...] = (),
     backend: str = "auto",
 ) -> Scores:
     """Returns log p(tokens[t] | prompt, tokens[<t]) and the entropy of that distribution, 0 where masked.
 
     `keep_thresholds` renormalises over the tokens that the sampler's filters kept; None when it had none.
-    Temperature 0 (greedy) is scored at 1.
+    Temperature 0 (greedy) is scored at 1. `statistics` are names of `STATISTICS`, before filtering and, but for
+    "target_logit", at the temperature; or "proxy_logprobs": the log-prob among tokens with at least 0.02 of the likeliest one's
+    probability, -inf for another token.
     """
+    states = _states(params, arch, prompts, tokens, mask, temperature)
+    options = {"inv_temperature": states.inverse, "head_layout": "vd", "backend": backend}
+    proxy = "proxy_logprobs" in statistics
+    wanted = {STATISTICS[name] for name in statistics if name != "proxy_logprobs"} - {"lse"}
+    wanted |= {"max_logit"} if proxy else set()
+    scores = token_score(
+        states.hidden, states.head, states.targets, statistics=("logprobs", *sorted(wanted)), **options
+    )  # fmt: skip
+    logprobs = scores.logprobs
+    if keep_thresholds is not None:
+        logprobs = kept_logprobs(states.hidden, states.head, states.targets, keep_thresholds, scores.lse, **options)
+    found = {name: jnp.where(mask, getattr(scores, STATISTICS[name]), 0) for name in statistics if name in STATISTICS}
+    if "target_logit" in found:
+        found["target_logit"] = found["target_logit"] / states.inverse
+    if proxy:
+        least = scores.max_logit - scores.lse + math.log(PROXY_MIN_P)
+        kept = kept_logprobs(states.hidden, states.head, states.targets, least, scores.lse, **options)
+        found["proxy_logprobs"] = jnp.where(mask, jnp.where(scores.logprobs >= least, kept, -jnp.inf), 0)
+    return Scores(logprobs, scores.entropy, found)
+
+
+def distances(
+    params: Any,
+    ref_params: Any,
+    arch: models.Architecture,
+    prompts: Prompts,
+    tokens: Int[Array, "P G T"],
+    mask: Bool[Array, "P G T"],
+    temperature: Float[Array, "P G"],
+    *,
+    kinds: tuple[str, ...],
+    backend: str = "auto",
+) -> dict[str, Float[Array, "P G T"]]:
+    """Returns how far the distribution of each next token is from the reference's, 0 where masked.
+
+    `kinds` are names of `DISTANCES`: the Hellinger distance, KL(policy || reference), the Jensen-Shannon divergence
+    (base e, halves), all at the temperature that was sampled with.
+    """
+    states = _states(params, arch, prompts, tokens, mask, temperature)
+    reference = _states(ref_params, arch, prompts, tokens, mask, temperature)
+    found = divergence(
+        states.hidden, states.head, reference.hidden, reference.head, mask,
+        kinds=tuple(DISTANCES[kind] for kind in kinds), inv_temperature=states.inverse,
+        head_layout="vd", ref_head_layout="vd", backend=backend,
+    )  # fmt: skip
+    values = {kind: getattr(found, DISTANCES[kind]) for kind in kinds}
+    return values | {"hellinger": jnp.sqrt(values["hellinger"])} if "hellinger" in values else values
+
+
+def _states(
+    params: Any, arch: models.Architecture, prompts: Prompts, tokens: Array, mask: Array, temperature: Array
+) -> _States:
     prompt, completion = transformer.forward(params, arch, prompts.tokens, prompts.lengths, tokens)
     # Token t is predicted by the state at t - 1; the first one by the prompt's last token.
     first = jnp.broadcast_to(prompt[:, None, -1:], (*completion.shape[:2], 1, completion.shape[-1]))
     hidden = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
-    targets = jnp.where(mask, tokens, -1)
     inverse = jnp.where(temperature > 0, 1 / jnp.where(temperature > 0, temperature, 1), 1)
     inverse = jnp.broadcast_to(inverse[:, :, None], tokens.shape)
-    head = transformer.head(params).astype(hidden.dtype)
-    options = {"inv_temperature": inverse, "head_layout": "vd", "backend": backend}
-    scores = token_score(hidden, head, targets, **options)
-    logprobs = scores.logprobs
-    if keep_thresholds is not None:
-        logprobs = kept_logprobs(hidden, head, targets, keep_thresholds, scores.lse, **options)
-    return Scores(logprobs, scores.entropy)
+    return _States(hidden, transformer.head(params).astype(hidden.dtype), jnp.where(mask, tokens, -1), inverse)

@@ -14,7 +14,17 @@ from jaxrl_tok.errors import ConfigError, nearest
 from jaxrl_tok.io.data import Data
 from jaxrl_tok.rewards import pool
 from jaxrl_tok.train.build import Stage, build
-from jaxrl_tok.train.recipe import ASSEMBLE, OLD_ARRAYS, REFERENCE_ARRAYS, REGISTRIES, STEP, Recipe, supplier
+from jaxrl_tok.train.recipe import (
+    ASSEMBLE,
+    DISTANCE_ARRAYS,
+    OLD_ARRAYS,
+    REFERENCE_ARRAYS,
+    REGISTRIES,
+    STATISTIC_ARRAYS,
+    STEP,
+    Recipe,
+    supplier,
+)
 from jaxrl_tok.train.session import open_data
 
 
@@ -114,13 +124,15 @@ def _passes(stage: Stage) -> str:
     if "old_logprobs" in recipe.step_reads and not runs["old"]:
         old = "no (one update a batch: costs nothing)"
     else:
-        old = _answer(runs["old"], recipe, OLD_ARRAYS)
+        old = _answer(runs["old"], recipe, OLD_ARRAYS | STATISTIC_ARRAYS)
     reference = _answer(runs["reference"], recipe, REFERENCE_ARRAYS)
-    prepare = ""
+    parts = [f"rollout {rollout}", f"old policy {old}", f"reference {reference}"]
+    if runs["distances"]:
+        parts.append(f"policy and reference side by side {_answer(True, recipe, DISTANCE_ARRAYS)}")
     if runs["prepare"]:
         readers = [path for path, bound in recipe.step.items() if bound.prepare is not None]
-        prepare = f"; prepare, before each update, yes ({', '.join(readers)})"
-    return f"rollout {rollout}; old policy {old}; reference {reference}{prepare}"
+        parts.append(f"prepare, before each update, yes ({', '.join(readers)})")
+    return "; ".join(parts)
 
 
 def _answer(runs: bool, recipe: Recipe, arrays: Set[str]) -> str:

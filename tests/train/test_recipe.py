@@ -31,7 +31,8 @@ def build(**changes):
     ],
 )
 def test_only_the_passes_that_are_read_run(name, updates, old, reference):
-    assert recipe(name).passes(updates) == {"old": old, "reference": reference, "prepare": False}
+    wanted = {"old": old, "reference": reference, "distances": False, "prepare": False}
+    assert recipe(name).passes(updates) == wanted
 
 
 def test_a_recipes_terms_keep_their_weights():
