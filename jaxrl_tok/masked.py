@@ -1,4 +1,6 @@
-"""Sums, means, spreads and selections under a mask. What a masked value is, NaN included, never matters."""
+"""Sums, means, spreads, quantiles and selections under a mask. What a masked value is, NaN included, never matters."""
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,18 @@ def std(
     centred = jnp.where(mask, x - mean(x, mask, axis, axis_name), 0)
     variance = _sum(centred**2, axis, axis_name) / jnp.maximum(count(mask, x, axis, axis_name) - 1, 1)
     return jnp.sqrt(jnp.where(variance > 0, variance, 1))
+
+
+def bounds(
+    x: Float[Array, "*S"], mask: Bool[Array, "*S"], axis: int | None = None, axis_name: str | None = None
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Smallest and largest unmasked value, keeping `axis`; 0 and 0 where there is none."""
+    options = {"axis": axis, "keepdims": axis is not None}
+    low = jnp.min(jnp.where(mask, x, jnp.inf), initial=jnp.inf, **options)
+    high = jnp.max(jnp.where(mask, x, -jnp.inf), initial=-jnp.inf, **options)
+    if axis_name is not None:
+        low, high = jax.lax.pmin(low, axis_name), jax.lax.pmax(high, axis_name)
+    return jnp.where(low <= high, low, 0), jnp.where(low <= high, high, 0)
 
 
 def is_constant(x: Float[Array, "*S"], mask: Bool[Array, "*S"], axis: int) -> Bool[Array, "..."]:
@@ -79,6 +93,55 @@ def largest(
     return above | (ties & (_ordinal(ties, axis_name) <= k - _sum(above.astype(k.dtype), 1, axis_name)))
 
 
+def top_fraction(x: Float[Array, "*S T"], mask: Bool[Array, "*S T"], fraction: float) -> Bool[Array, "*S T"]:
+    """Marks the ceil(fraction * n) largest of the n unmasked values of each row, of equal ones the first.
+
+    The product is rounded to float32 before, so that 0.4 of 35 is 14 and not 15, as in code that computes in float32.
+    """
+    rows, trained = x.reshape(-1, x.shape[-1]), mask.reshape(-1, mask.shape[-1])
+    n = jnp.sum(trained, axis=1, dtype=jnp.float32)
+    k = jnp.ceil(jnp.float32(fraction) * n).astype(jnp.int32)
+    return largest(rows, trained, k).reshape(mask.shape)
+
+
+def quantile(
+    x: Float[Array, "N M"],
+    mask: Bool[Array, "N M"],
+    q: float,
+    *,
+    method: Literal["linear", "nearest"] = "linear",
+    axis_name: str | None = None,
+) -> Float[Array, "N 1"]:
+    """Quantile of each row's unmasked values, 0 in a row without one.
+
+    Of n sorted values it is the one at q * (n - 1): "linear" interpolates between its two neighbours as
+    `numpy.quantile` does, "nearest" rounds, half to even. The values are not sorted but searched, as in
+    `largest`; with `axis_name` the rows continue over the shards.
+    """
+    n = count(mask, x, 1, axis_name)
+    position = q * jnp.maximum(n - 1, 0)
+    position = jnp.round(position) if method == "nearest" else position
+    index = jnp.floor(position)
+    bits = _ordered_bits(x, mask)
+    lower_bits = _kth_largest(bits, (n - index).astype(jnp.int32), axis_name)
+    at_most = _sum((mask & (bits <= lower_bits)).astype(n.dtype), 1, axis_name)
+    none = bits.dtype.type(jnp.iinfo(bits.dtype).max)
+    upper_bits = jnp.min(jnp.where(bits > lower_bits, bits, none), axis=1, keepdims=True, initial=none)
+    upper_bits = upper_bits if axis_name is None else jax.lax.pmin(upper_bits, axis_name)
+    repeated = (at_most > index + 1) | (at_most >= n)  # the next value is equal, or there is none
+    lower = _from_ordered_bits(lower_bits, x.dtype)
+    upper = _from_ordered_bits(jnp.where(repeated, lower_bits, upper_bits), x.dtype)
+    between = _interpolate(lower, upper, position - index)
+    return jnp.where(n > 0, between, 0)
+
+
+def _interpolate(lower: Float[Array, "N 1"], upper: Float[Array, "N 1"], share: Float[Array, "N 1"]) -> Array:
+    """Goes from the nearer end, as NumPy does, so that both ends are met exactly."""
+    step = jnp.where(lower < upper, upper - lower, 0)
+    between = jnp.where(share < 0.5, lower + step * share, upper - step * (1 - share))
+    return jnp.where(share > 0, between, lower)  # inf is no value to go to
+
+
 def _sum(x: Array, axis: int | None, axis_name: str | None) -> Array:
     x = jnp.sum(x, axis=axis, keepdims=axis is not None, dtype=x.dtype)
     return x if axis_name is None else jax.lax.psum(x, axis_name)
@@ -92,6 +155,14 @@ def _ordered_bits(x: Float[Array, "N M"], mask: Bool[Array, "N M"]) -> Shaped[Ar
     sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
     ordered = jnp.where(bits >= sign, ~bits, bits | sign)
     return jnp.where(mask, ordered, unsigned.type(0))
+
+
+def _from_ordered_bits(bits: Shaped[Array, "N 1"], dtype: jnp.dtype) -> Float[Array, "N 1"]:
+    """The float that `_ordered_bits` maps to these bits."""
+    unsigned = bits.dtype
+    sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
+    original = jnp.where(bits >= sign, bits ^ sign, ~bits)
+    return jax.lax.bitcast_convert_type(original, jnp.dtype(f"float{8 * unsigned.itemsize}")).astype(dtype)
 
 
 def _kth_largest(bits: Shaped[Array, "N M"], k: Int[Array, "N 1"], axis_name: str | None) -> Shaped[Array, "N 1"]:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +67,61 @@ def test_largest_continues_over_shards_in_their_order():
     )
     np.testing.assert_array_equal(jax.jit(sharded)(x, mask, k), expected)
     assert int(expected.sum()) == 6
+
+
+@pytest.mark.parametrize("method", ["linear", "nearest"])
+def test_quantile_is_numpys(method):
+    """Rows of ties, of infinities, of one value; float64, where the interpolation has no rounding to speak of."""
+    rng = np.random.default_rng(2)
+    x = np.concatenate([rng.normal(size=(4, 11)), rng.choice([-1.0, 0.5, np.inf], (2, 11))])
+    mask = rng.random((6, 11)) < 0.8
+    mask[0] = [True] + [False] * 10
+    with jax.enable_x64(True):
+        arrays = jnp.asarray(np.where(mask, x, np.nan)), jnp.asarray(mask)
+        for q in (0.0, 0.35, 0.8, 1.0):
+            result = np.asarray(jax.jit(partial(masked.quantile, q=q, method=method))(*arrays))[:, 0]
+            for row in range(6):
+                values = np.sort(x[row, mask[row]])
+                if method == "nearest":
+                    assert result[row] == values[round(q * (len(values) - 1))]
+                elif np.isfinite(values).all():
+                    assert result[row] == pytest.approx(np.quantile(values, q), rel=1e-15)
+
+
+def test_quantile_in_float32_meets_both_ends_and_gives_zero_for_an_empty_row():
+    x = jnp.array([[3.0, 1.0, 2.0, 7.0], [5.0, 5.0, 5.0, 5.0], [jnp.nan] * 4])
+    mask = jnp.array([[True, True, True, False], [True] * 4, [False] * 4])
+    for q, expected in ((0.25, [1.5, 5, 0]), (1.0, [3, 5, 0])):
+        np.testing.assert_array_equal(jax.jit(partial(masked.quantile, q=q))(x, mask)[:, 0], expected)
+    half = jax.jit(partial(masked.quantile, q=0.25))(x.astype(jnp.bfloat16), mask)
+    assert half.dtype == jnp.bfloat16 and half[0, 0] == 1.5
+
+
+def test_quantile_and_bounds_continue_over_shards():
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(1, 16)), jnp.float32)
+    mask = jnp.asarray(rng.random((1, 16)) < 0.7)
+    row, whole = PartitionSpec(None, "data"), PartitionSpec()
+
+    def local(x, mask):
+        low, high = masked.bounds(x, mask, axis=1, axis_name="data")
+        return masked.quantile(x, mask, 0.35, axis_name="data"), low, high
+
+    sharded = jax.shard_map(local, mesh=mesh(), in_specs=row, out_specs=whole)
+    values = np.asarray(x)[np.asarray(mask)]
+    expected = [np.quantile(values, 0.35), values.min(), values.max()]
+    np.testing.assert_allclose(np.ravel(jax.jit(sharded)(x, mask)), expected, rtol=1e-6)
+
+
+def test_bounds_of_rows_and_of_all():
+    low, high = masked.bounds(X, MASK, axis=1)
+    np.testing.assert_array_equal(jnp.stack([low, high])[:, :, 0], [[1, 3, 0], [4, 3, 0]])
+    assert masked.bounds(X, MASK) == (1, 4)
+
+
+def test_top_fraction_rounds_the_product_to_float32():
+    """0.4 * 35 is 14.000000000000002 in float64, and 14 in float32."""
+    ones = jnp.ones((1, 35), bool)
+    half, share = (jax.jit(partial(masked.top_fraction, fraction=fraction)) for fraction in (0.5, 0.4))
+    assert share(jnp.arange(35.0)[None], ones).sum() == 14
+    np.testing.assert_array_equal(half(X, MASK), [[0, 1, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]])

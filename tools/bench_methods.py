@@ -10,6 +10,7 @@ has an `axis_name`, or a `prepare`, which is timed with it). All take turns in a
 
 import argparse
 import functools
+import importlib
 import inspect
 import statistics
 import sys
@@ -129,9 +130,8 @@ def _limit(method: Any) -> float:
 
 def verl_programs() -> dict[tuple[str, str], tuple[Callable[[], Any], float, float]]:
     """Returns calls of verl's functions of the same methods on the same arrays, in torch."""
-    import torch
-    from verl.trainer.ppo import core_algos
-
+    torch = importlib.import_module("torch")
+    core_algos = importlib.import_module("verl.trainer.ppo.core_algos")
     made, nan = assemble_arrays(), float("nan")
     mask = torch.tensor(made["mask"].reshape(B, T)).float()
     rewards = torch.zeros(B, T)

@@ -22,5 +22,8 @@ def dr_grpo(
     Dr. GRPO, Liu et al. 2025, https://arxiv.org/abs/2503.20783, which pairs it with the `constant_length`
     reduction. The mean includes the completion itself, so this is (G - 1) / G times `rloo`. Equal rewards
     give exactly 0. A group of one gives 0, or with `singleton = "raw"` its reward, as in verl.
+
+    Fidelity: code.
+    Degenerate: (G - 1) / G times `rloo`.
     """
     return masked.per_token(centred_rewards(rewards, valid, singleton=singleton), mask)

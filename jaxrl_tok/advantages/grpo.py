@@ -29,6 +29,9 @@ def grpo(
     `shard_map` of the shard, or with `axis_name` of all shards. Without a division it is `dr_grpo`. Equal
     rewards give exactly 0. A group of one gives 0, or with `singleton = "raw"` reward / (1 + eps), as in
     verl.
+
+    Fidelity: code. verl's and TRL's forms.
+    Degenerate: two completions with different rewards give 1 / sqrt(2) and its negative.
     """
     centred = centred_rewards(rewards, valid, singleton=singleton)
     valid = jnp.ones_like(rewards, bool) if valid is None else valid

@@ -23,6 +23,9 @@ def rloo(
     RLOO, Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740; n is the number of valid completions.
     Equal rewards give exactly 0. A group of one has no others: 0, as verl's vectorised form, or with
     `singleton = "raw"` its reward, as verl's other form.
+
+    Fidelity: code. verl's forms.
+    Degenerate: two completions give the difference of their rewards and its negative.
     """
     centred = centred_rewards(rewards, valid, singleton=singleton)
     valid = jnp.ones_like(rewards, bool) if valid is None else valid

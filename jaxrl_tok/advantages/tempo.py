@@ -31,6 +31,9 @@ def tempo(
     up to one more GRPO advantage. A masked token inside a completion (a tool's output) ends its prefix:
     behind it this is GRPO. Equal rewards give exactly 0. A group of one gives 0 (the authors' code NaN), or
     with `singleton = "raw"` its reward / (1 + eps).
+
+    Fidelity: code.
+    Degenerate: completions that part nowhere give `grpo`.
     """
     centred = centred_rewards(rewards, valid, singleton=singleton)
     values = prefix_tree_values(tokens, rewards, mask, valid)

@@ -22,6 +22,9 @@ def asymmetric(
 
     Raises:
         ConfigError: not low <= 1 <= high.
+
+    Fidelity: code.
+    Degenerate: low = 0 and high = inf bound nothing.
     """
     if not low <= 1 <= high:
         raise ConfigError(

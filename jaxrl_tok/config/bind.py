@@ -151,6 +151,10 @@ def _fits(value: Any, annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return isinstance(value, str) and value in typing.get_args(annotation)
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(_fits(item, typing.get_args(annotation)[0]) for item in value)
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(annotation))
     if not isinstance(annotation, type) or annotation is inspect.Parameter.empty:

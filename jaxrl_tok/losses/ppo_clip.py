@@ -22,11 +22,15 @@ def ppo_clip(
         with a dual clip c, where A < 0: at most -w c A
 
     PPO, eq. 7 of Schulman et al. 2017, https://arxiv.org/abs/1707.06347; the dual clip is Ye et al. 2019,
-    https://arxiv.org/abs/1912.09729 (c = 3 there and in verl, which always applies it; off here, as in the
-    other libraries). Gradients flow through `log_ratio` only, as the other arrays are constants of the step.
+    https://arxiv.org/abs/1912.09729 (c = 3 there and in verl, which always applies it; 10 in Archer, DCPO and STARE;
+    off here, as in the other libraries; TRL calls it `delta`). Where a rule picks the tokens it is `functional_anchor`,
+    `clip_cov` or `lp_reg`. Gradients flow through `log_ratio` only, as the other arrays are constants of the step.
 
     Raises:
         ConfigError: `dual_clip` is not above 1, where it would cut the trust region itself.
+
+    Fidelity: code.
+    Degenerate: bounds of 0 and inf give the unclipped surrogate -w rho A.
     """
     if dual_clip is not None and not dual_clip > 1:
         raise ConfigError(f"ppo_clip: dual_clip = {dual_clip!r} must be above 1")

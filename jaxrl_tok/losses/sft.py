@@ -11,5 +11,8 @@ def sft(logprobs: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array,
 
     Supervised fine-tuning on the completion only, as the first step of InstructGPT,
     https://arxiv.org/abs/2203.02155. In nats.
+
+    Fidelity: paper.
+    Degenerate: it is `gpg` with advantages and weights of 1.
     """
     return -jnp.where(mask, logprobs, 0)

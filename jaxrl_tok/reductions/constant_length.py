@@ -14,7 +14,7 @@ def constant_length(
     mask: Bool[Array, "B T"],
     *,
     length: int | None = None,
-    rows: Literal["trained", "all"] = "trained",
+    rows: Literal["trained", "all", "none"] = "trained",
 ) -> Mean:
     """Divides the sum over tokens by a constant length and the number of completions.
 
@@ -23,9 +23,15 @@ def constant_length(
     Dr. GRPO, Liu et al. 2025, https://arxiv.org/abs/2503.20783: with no division by a completion's own
     length, a token's weight does not depend on how long its completion is. `length` is the limit on
     completions; unset it is T, the width of the arrays. `rows = "trained"` lets B count the completions with
-    a trained token, `"all"` every row, as TRL's "dr_grpo" does. verl's "seq-mean-token-sum-norm" does not
-    divide by B at all: B times this.
+    a trained token, `"all"` every row, as TRL's "dr_grpo" does. `"none"` leaves B out, as verl's
+    "seq-mean-token-sum-norm" does: the loss grows with the batch, and the count is one constant, whatever part of
+    the batch is at hand, so parts of a batch share that of the whole.
+
+    Fidelity: code.
+    Degenerate: where every completion has `length` tokens it is `token_mean`.
     """
-    present = jnp.any(mask, axis=1) if rows == "trained" else jnp.ones_like(mask[:, 0])
     constant = mask.shape[1] if length is None else length
+    if rows == "none":
+        return Mean(masked.total(loss, mask), jnp.full((), constant, loss.dtype))
+    present = jnp.any(mask, axis=1) if rows == "trained" else jnp.ones_like(mask[:, 0])
     return Mean(masked.total(loss, mask), masked.count(present, loss) * constant)

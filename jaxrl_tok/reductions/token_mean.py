@@ -13,5 +13,8 @@ def token_mean(loss: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Mean:
 
     DAPO, Yu et al. 2025, https://arxiv.org/abs/2503.14476. Totals and counts are added over microbatches and
     devices before the division; TRL's "bnpo" mode divides within each.
+
+    Fidelity: code.
+    Degenerate: without a trained token it is 0.
     """
     return Mean(masked.total(loss, mask), masked.count(mask, loss))

@@ -31,7 +31,7 @@ def kl_estimate(
     if estimator == "k2":
         return difference**2 / 2
     if estimator == "abs":
-        return jnp.abs(difference)
+        return jnp.where(difference == 0, 0, jnp.abs(difference))  # JAX differentiates |x| at 0 as 1
     if not clamp:
         return jnp.expm1(-difference) + difference
     difference = jnp.clip(difference, -20, 20)

@@ -40,6 +40,9 @@ def high_entropy(
 
     Raises:
         ConfigError: `fraction` is not in (0, 1].
+
+    Fidelity: code.
+    Degenerate: fraction = 1 is `uniform`; of equal entropies the first are kept, with "batch_quantile" all.
     """
     if not 0 < fraction <= 1:
         raise ConfigError(f"high_entropy: fraction = {fraction!r} must lie in (0, 1]")
@@ -47,8 +50,11 @@ def high_entropy(
     entropy, trained = old_entropy.reshape(shape), mask.reshape(shape)
     across = None if scope == "response" else axis_name
     n = masked.count(trained, entropy, axis=1, axis_name=across)
-    k = _number_kept(n[:, 0], fraction, scope)
-    kept = masked.largest(entropy, trained, k, keep_ties=scope == "batch_quantile", axis_name=across)
+    if scope == "response":
+        kept = masked.top_fraction(entropy, trained, fraction)
+    else:
+        k = _number_kept(n[:, 0], fraction, scope)
+        kept = masked.largest(entropy, trained, k, keep_ties=scope == "batch_quantile", axis_name=axis_name)
     weights = kept.astype(entropy.dtype)
     if renormalize:
         weights = weights * n / jnp.maximum(masked.count(kept, entropy, axis=1, axis_name=across), 1)
@@ -56,11 +62,7 @@ def high_entropy(
 
 
 def _number_kept(n: Float[Array, " N"], fraction: float, scope: str) -> Int[Array, " N"]:
-    if scope == "response":
-        k = jnp.ceil(jnp.float32(fraction) * n.astype(jnp.float32))
-    elif scope == "batch_quantile":
+    if scope == "batch_quantile":
         # The values at or above the linear quantile are those at or above the next order statistic.
-        k = n - jnp.ceil((1 - fraction) * (n - 1))
-    else:
-        k = jnp.maximum(jnp.floor(fraction * n), 1)
-    return k.astype(jnp.int32)
+        return (n - jnp.ceil((1 - fraction) * (n - 1))).astype(jnp.int32)
+    return jnp.maximum(jnp.floor(fraction * n), 1).astype(jnp.int32)

@@ -176,7 +176,7 @@ def _stages(
     updates = train.minibatches * train.epochs
     total = run.run.steps * updates
     main_rate = schedule(rate_of.schedule, rate_of.learning_rate, warmup=rate_of.warmup_steps, total=total)
-    main_recipe = build_recipe(run.recipe)
+    warm_recipe, main_recipe = (build_recipe(recipe, arch.vocab) for recipe in (warm.recipe, run.recipe))
     # What the main part keeps, the warm-up's checkpoints have a place for.
     shared = {
         "reference": main_recipe.keeps_reference,
@@ -184,7 +184,7 @@ def _stages(
     }
     stage = functools.partial(_stage, run, arch, specs, mesh, **shared)
     return (
-        stage("warmup", build_recipe(warm.recipe), warm_rate, steps=warm.steps, prompts=warm.batch, parts=(1, 1, 1)),
+        stage("warmup", warm_recipe, warm_rate, steps=warm.steps, prompts=warm.batch, parts=(1, 1, 1)),
         stage(
             "train", main_recipe, main_rate, steps=run.run.steps, prompts=run.rollout.prompts,
             parts=(train.epochs, train.minibatches, train.microbatches),

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxrl_tok.advantages import ADVANTAGES
 from jaxrl_tok.clips import CLIPS
-from jaxrl_tok.config.bind import Bound, bind
+from jaxrl_tok.config.bind import Bound, bind, split_signature
 from jaxrl_tok.config.schema import RecipeConfig, slots
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.filters import FILTERS
@@ -146,8 +146,8 @@ class Recipe:
         return bool((self.assemble_reads | self.step_reads) & (REFERENCE_ARRAYS | DISTANCE_ARRAYS))
 
 
-def build_recipe(config: RecipeConfig) -> Recipe:
-    """Binds a recipe's slots to functions.
+def build_recipe(config: RecipeConfig, vocab_size: int | None = None) -> Recipe:
+    """Binds a recipe's slots to functions. A method that wants the size of the vocabulary gets it, unless it is set.
 
     Raises:
       ConfigError: unknown method or hyperparameter, an array that nothing supplies, a slot that no loss reads.
@@ -155,6 +155,9 @@ def build_recipe(config: RecipeConfig) -> Recipe:
     bound: dict[str, Bound] = {}
     for slot, path, method, hyper in slots(config):
         try:
+            known = REGISTRIES[slot].get(method)
+            if vocab_size is not None and known is not None and "vocab_size" in split_signature(known).hyper:
+                hyper = {"vocab_size": vocab_size, **hyper}
             bound[path] = bind(REGISTRIES[slot], method, **hyper)
         except ConfigError as error:
             raise ConfigError(f"recipe {config.name}: {path}: {error}") from None

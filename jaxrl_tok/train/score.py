@@ -53,8 +53,8 @@ def score(
 
     `keep_thresholds` renormalises over the tokens that the sampler's filters kept; None when it had none.
     Temperature 0 (greedy) is scored at 1. `statistics` are names of `STATISTICS`, before filtering and, but for
-    "target_logit", at the temperature; or "proxy_logprobs": the log-prob among tokens with at least 0.02 of the likeliest one's
-    probability, -inf for another token.
+    "target_logit", at the temperature; or "proxy_logprobs": the log-prob among tokens with at least 0.02 of the
+    likeliest one's probability, -inf for another token.
     """
     states = _states(params, arch, prompts, tokens, mask, temperature)
     options = {"inv_temperature": states.inverse, "head_layout": "vd", "backend": backend}

@@ -1,3 +1,5 @@
+import sys
+import types
 from typing import Literal
 
 import jax
@@ -88,3 +90,49 @@ def test_method_without_hyperparameters_says_so():
 
 def _plain(mask):
     return mask
+
+
+def module_with(monkeypatch, source):
+    """Returns the registry of a module made of text."""
+    module = types.ModuleType("a_module_of_a_method")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(source, vars(module))
+    return {"method": module.method}
+
+
+STATEFUL = """
+def method(prepared, mask, *, scale: float = 2.0):
+    return prepared, mask, scale
+
+def init(*, start: float = 1.0, num_prompts: int = 0):
+    return start, num_prompts
+
+def prepare(state, entropy, ref=None, *, target: float = 0.5, start: float = 1.0):
+    return (state, entropy, target), state
+
+def counted(planning, mask):
+    return planning
+"""
+
+
+def test_the_functions_beside_a_method_share_its_hyperparameters(monkeypatch):
+    methods = module_with(monkeypatch, STATEFUL)
+    assert list(split_signature(methods["method"]).hyper) == ["scale", "start", "target"]
+    bound = bind(methods, "method", start=3, target=4, scale=5)
+    assert bound.needs == {"mask", "entropy", "planning"} and bound.takes == bound.needs | {"ref"}
+    assert bound.init(num_prompts=7) == (3.0, 7)
+    prepared, _ = bound.prepare({"state": "s", "entropy": "h", "other": 0})
+    assert prepared == ("s", "h", 4.0)
+    assert bound({"prepared": prepared, "mask": "m", "entropy": "h"}) == (prepared, "m", 5.0)
+    assert bound.counted({"planning": "p", "mask": "m"}) == "p"
+    assert bound.hyper == {"start": 3.0, "target": 4.0, "scale": 5.0}
+    with pytest.raises(ConfigError, match="method has no hyperparameter 'num_prompts'"):
+        bind(methods, "method", num_prompts=3)
+
+
+def test_a_list_of_numbers_is_checked_number_by_number(monkeypatch):
+    methods = module_with(monkeypatch, "def method(x, *, weights: tuple[float, ...] | None = None): return weights")
+    assert bind(methods, "method", weights=[1, 0.5]).hyper["weights"] == [1, 0.5]
+    for wrong in ("ab", [1.0, "b"], 2.0, [True]):
+        with pytest.raises(ConfigError, match="method: weights = "):
+            bind(methods, "method", weights=wrong)

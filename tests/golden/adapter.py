@@ -3,8 +3,8 @@
     run("rloo", {"mask": [[1], [1]], "reward": [1, 0], "group": [0, 0]})
 
 Inputs are nested lists; masks are 0 or 1, null in a list is a missing number, "inf" and "-inf" are numbers.
-Rows are flat `[B, T]` with a `group` id each. All runs in float64. To add a function, write it here with
-the case's input names as parameters and list it in `FUNCTIONS`.
+Rows are flat `[B, T]` with a `group` id each. All runs in float64. To add a function, write it here, or in the
+module of its family, with the case's input names as parameters and list it in `FUNCTIONS`.
 """
 
 import functools
@@ -27,17 +27,20 @@ from jaxrl_tok.reductions import (
 )
 from jaxrl_tok.scores import prefix_tree_values
 from jaxrl_tok.token_weights import high_entropy
-from tests.golden import vocabulary
+from tests.golden import objectives, outcomes, structures, vocabulary, weights
 from tests.golden.flat import SINGLETON, Groups, call, parse
 
 ESTIMATOR = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
 
 
-def run(function: str, inputs: Mapping[str, Any]) -> Any:
-    """Returns what the package gives for a golden function's inputs, nested as its `expected`, in float64."""
+def run(function: str, inputs: Mapping[str, Any], *, x64: bool = True) -> Any:
+    """Returns what the package gives for a golden function's inputs, nested as its `expected`.
+
+    All is computed in float64, or with `x64 = False` in float32.
+    """
     if function not in FUNCTIONS:
         raise KeyError(f"no golden function {function!r}; known: {', '.join(sorted(FUNCTIONS))}")
-    with jax.enable_x64(True):
+    with jax.enable_x64(x64):
         result = FUNCTIONS[function](**{name: parse(value) for name, value in inputs.items()})
         return jax.tree.map(lambda x: np.asarray(x, np.float64), result)
 
@@ -123,7 +126,7 @@ def agg_weights(mask, mode, loss_scale_factor=None):
 
 
 def surrogate(logp, old, adv, mask, lo, hi, dual):
-    low, high = (jnp.broadcast_to(jnp.asarray(x, jnp.float64), adv.shape) for x in (1 - lo, 1 + hi))
+    low, high = (jnp.broadcast_to(jnp.asarray(float(x)), adv.shape) for x in (1 - lo, 1 + hi))
     old, adv, mask = jnp.asarray(old), jnp.asarray(adv), jnp.asarray(mask, bool)
     return ppo_clip(token(logp, old, mask), low, high, adv, jnp.ones(adv.shape), mask, dual_clip=dual)
 
@@ -181,4 +184,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "forking_mask_threshold": select("batch_quantile", 0.2),
     "topk_mask_per_sequence": select("response", 0.4),
     **vocabulary.FUNCTIONS,
+    **outcomes.FUNCTIONS,
+    **structures.FUNCTIONS,
+    **weights.FUNCTIONS,
+    **objectives.FUNCTIONS,
 }

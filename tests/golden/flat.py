@@ -1,6 +1,8 @@
 """What the adapters share: golden values to arrays, flat rows to `[P, G]` and back."""
 
 import functools
+import inspect
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +27,15 @@ def parse(value: Any) -> Any:
 
 
 def call(method: Callable[..., Any], *arrays: Any, **hyper: Any) -> Any:
-    """Calls a method compiled as a whole, which is quicker than one operation after the other."""
+    """Calls a method compiled as a whole, which is quicker than one operation after the other.
+
+    Whole numbers become floats where the method wants floats, as in a recipe.
+    """
+    parameters = inspect.signature(method).parameters
+    for name, value in hyper.items():
+        annotation = parameters[name].annotation if name in parameters else None
+        if float in (annotation, *typing.get_args(annotation)) and type(value) is int:
+            hyper[name] = float(value)
     return jax.jit(functools.partial(method, **hyper))(*arrays)
 
 

@@ -13,6 +13,8 @@ def test_hand_numbers():
     assert (mean.total, mean.count) == (9, 2 * 10)
     assert constant_length(LOSS, MASK, length=10, rows="all").count == 3 * 10
     assert constant_length(LOSS, MASK).count == 2 * 3
+    mean = constant_length(LOSS, MASK, length=10, rows="none")
+    assert (mean.total, mean.count) == (9, 10)
 
 
 def test_padding_changes_nothing_once_the_length_is_set():

@@ -11,6 +11,8 @@ def test_hand_numbers():
     mean = sequence_mean_token_mean(LOSS, MASK)
     assert (mean.total, mean.count) == (1.5 + 6, 2)
     assert sequence_mean_token_mean(LOSS, MASK, eps=1.0).total == 1 + 3
+    mean = sequence_mean_token_mean(LOSS, MASK, rows="all")
+    assert (mean.total, mean.count) == (1.5 + 6, 3)
 
 
 @pytest.mark.parametrize("seed", range(3))

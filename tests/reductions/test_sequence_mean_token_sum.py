@@ -10,6 +10,8 @@ from tests.reductions.example import LOSS, MASK
 def test_hand_numbers():
     mean = sequence_mean_token_sum(LOSS, MASK)
     assert (mean.total, mean.count) == (9, 2)
+    mean = sequence_mean_token_sum(LOSS, MASK, rows="all")
+    assert (mean.total, mean.count) == (9, 3)
 
 
 @pytest.mark.parametrize("seed", range(3))
