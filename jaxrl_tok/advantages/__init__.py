@@ -1,8 +1,7 @@
 """Advantages: the rewards of a group's completions -> the credit of each token."""
 
 from collections.abc import Callable
-
-from jaxtyping import Array, Float
+from typing import Any
 
 from jaxrl_tok.advantages.ada_grpo import ada_grpo as ada_grpo
 from jaxrl_tok.advantages.bnpo import bnpo as bnpo
@@ -46,7 +45,8 @@ from jaxrl_tok.advantages.tree_rl import tree_rl as tree_rl
 from jaxrl_tok.advantages.ucas import ucas as ucas
 from jaxrl_tok.advantages.vine_ppo import vine_ppo as vine_ppo
 
-ADVANTAGES: dict[str, Callable[..., Float[Array, "P G T"]]] = {
+# f[P,G,T]; of a stateful method that and its new state.
+ADVANTAGES: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         grpo,

@@ -182,10 +182,12 @@ def _missing(recipe: Recipe) -> Iterator[str]:
         supplied = ASSEMBLE if path in recipe.assemble else STEP | {"loss"}
         if recipe.source == "answers":
             supplied = ANSWER_ARRAYS | CURRENT_ARRAYS | {"loss"}
-        for array in sorted(method.needs - supplied):
-            source = supplier(array)
-            wanted = f": it needs {source}" if source else ""
-            yield f"{path} = {method.name!r} reads {array!r}, which nothing in this run supplies{wanted}"
+        missing = sorted(method.needs - supplied)
+        if missing:
+            sources = dict.fromkeys(source for source in map(supplier, missing) if source is not None)
+            wanted = f": it needs {', '.join(sources)}" if sources else ""
+            arrays = ", ".join(map(repr, missing))
+            yield f"{path} = {method.name!r} reads {arrays}, which nothing in this run supplies{wanted}"
 
 
 def _misplaced(recipe: Recipe) -> Iterator[str]:

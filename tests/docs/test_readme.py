@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jaxrl_tok.cli import app
-from jaxrl_tok.config.load import known, load_run
+from jaxrl_tok.config.load import load_run
 from jaxrl_tok.train.recipe import REGISTRIES
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +29,16 @@ def folders():
     return found
 
 
+# A file a function: the table of methods has the slots', and nothing but its folder need say what a score is.
+BY_NAME = {"advantages", "filters", "token_weights", "ratios", "clips", "losses", "reductions", "scores"}
+
+
 def test_every_module_stands_in_the_tree_under_its_folder():
     text = folders()
+    assert text.keys() >= BY_NAME
     for module in sorted((ROOT / "jaxrl_tok").rglob("*.py")):
         parts = module.relative_to(ROOT / "jaxrl_tok").parts
-        if module.name != "__init__.py":
+        if module.name != "__init__.py" and parts[0] not in BY_NAME:
             assert re.search(rf"\b{module.stem}\b", text["." if len(parts) == 1 else parts[0]]), module
 
 
@@ -69,9 +74,6 @@ def test_the_program_prints_what_stands_below_it(capsys):
     assert capsys.readouterr().out == output
 
 
-def test_methods_and_recipes_are_those_there_are():
-    part = README.split("## What is there")[1].split("\n## ")[0]
-    table, below = part.split("\nRecipes")
+def test_methods_are_those_there_are():
+    table = README.split("## What is there")[1].split("\n\n[docs/methods.md]")[0]
     assert set(re.findall(r"`(\w+)`", table)) == {name for methods in REGISTRIES.values() for name in methods}
-    recipes = below.split(". Models")[0]
-    assert set(re.findall(r"`(\w+)`", recipes)) == set(known("recipes"))

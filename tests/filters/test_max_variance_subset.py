@@ -40,7 +40,7 @@ def test_ties_go_to_the_upper_end_and_there_to_the_first():
 
 def test_token_advantages_count_by_their_mean_and_missing_completions_not_at_all():
     """Means 0, 5, 2, and one that is masked and one that is not valid. Two of three are to stay: 0 and 5."""
-    advantages = jnp.array([[[-3.0, 3.0], [4.0, 6.0], [2.0, jnp.nan], [jnp.nan, jnp.nan], [99.0, 99.0]]])
+    advantages = jnp.array([[[-3.0, 3.0], [1.0, 9.0], [2.0, jnp.nan], [jnp.nan, jnp.nan], [99.0, 99.0]]])
     mask = jnp.array([[[True, True], [True, True], [True, False], [False, False], [True, True]]])
     valid = jnp.array([[True, True, True, True, False]])
     method = jax.jit(partial(max_variance_subset, samples=2))

@@ -25,3 +25,12 @@ def test_without_a_functional_token_the_term_is_zero():
     none = jnp.zeros_like(fields["mask"])
     losses = functional_anchor(*(fields[name] for name in READS), none, fields["mask"])
     assert token_mean(losses, counted(none, fields["mask"])).value() == 0
+
+
+def test_a_planning_token_that_is_not_trained_counts_in_neither():
+    """By hand at ratio 1: -A on the first token alone."""
+    planning, mask = jnp.array([[True, False, True]]), jnp.array([[True, True, False]])
+    one = jnp.ones((1, 3))
+    losses = functional_anchor(0 * one, 0.8 * one, 1.2 * one, 3 * one, one, planning, mask)
+    np.testing.assert_allclose(losses, [[-3.0, 0, 0]], rtol=1e-6)
+    assert counted(planning, mask).tolist() == [[True, False, False]]

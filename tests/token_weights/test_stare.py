@@ -33,6 +33,11 @@ def test_oracle(variant, fraction):
         assert (after.positive, after.negative) == (state.positive, state.negative)
 
 
+def test_what_was_prepared_under_the_mask_does_not_matter():
+    result = stare(jnp.array([[1.1, 0.9, 1.1, jnp.nan]]), jnp.array([[True, True, False, False]]))
+    np.testing.assert_array_equal(result, jnp.array([[1.1, 0.9, 0, 0]]))
+
+
 def test_an_entropy_at_the_target_or_above_switches_it_off():
     logprobs, entropy, advantages, mask = arrays(0, entropy=0.25)  # whose mean is exact
     method = jax.jit(partial(prepare, target_entropy=0.25))

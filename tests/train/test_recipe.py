@@ -1,6 +1,6 @@
 import pytest
 
-from jaxrl_tok.config.load import load_recipe
+from jaxrl_tok.config.load import known, load_recipe
 from jaxrl_tok.config.schema import RecipeConfig
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.train.recipe import build_recipe
@@ -46,6 +46,15 @@ def test_a_recipes_terms_keep_their_weights():
     [
         ({"advantage": {"method": "gropo"}}, "recipe mine: advantage: no method 'gropo'; did you mean 'grpo'?"),
         ({"clip": {"method": "asymmetric", "hihg": 2.0}}, "did you mean 'high'?"),
+        (
+            {"advantage": {"method": "hicra"}},
+            "advantage = 'hicra' reads 'planning', which nothing in this run supplies",
+        ),
+        (
+            {"advantage": {"method": "entropy_shaping"}},
+            "changes advantages that another method gives: put it into reshape",
+        ),
+        ({"reshape": {"method": "rloo"}}, "reshape = 'rloo' does not read advantages: put it into advantage"),
         ({"ratio": None}, "its losses read ['log_ratio'], but ratio is empty"),
         ({"advantage": None}, "its losses read ['advantages'], but advantage is empty"),
         (
@@ -59,3 +68,23 @@ def test_what_cannot_be_is_refused_at_load(changes, line):
     with pytest.raises(ConfigError) as error:
         build(**changes)
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(known("recipes")))
+def test_every_recipe_binds_or_says_what_it_needs(name):
+    """What this trainer cannot supply stands in the file's head, and in the one line of the refusal."""
+    head = known("recipes")[name].read_text().split("\n\n")[0]
+    if "# Needs: " not in head:
+        assert build_recipe(load_recipe(name), vocab_size=16).terms
+        return
+    with pytest.raises(
+        ConfigError, match=rf"^recipe {name}: .* reads .*, which nothing in this run supplies: it needs "
+    ):
+        build_recipe(load_recipe(name), vocab_size=16)
+
+
+def test_a_method_that_wants_the_size_of_the_vocabulary_gets_it():
+    assert build_recipe(load_recipe("ucas"), vocab_size=16).reshape.hyper == {"vocab_size": 16}
+    assert build(reshape={"method": "ucas", "vocab_size": 9}).reshape.hyper == {"vocab_size": 9}
+    with pytest.raises(ConfigError, match="ucas needs its hyperparameter 'vocab_size'"):
+        build(reshape={"method": "ucas"})

@@ -73,11 +73,11 @@ def test_a_row_says_what_a_slot_is_given_and_every_hyperparameter(text):
         "rewards, mask, valid",
     ]
     assert cells(text, "clip") == ["clip", "asymmetric", "low = 0.8, high = 1.2", "mask"]
-    assert cells(text, "loss.kl")[3] == "logprobs, ref_logprobs, mask"
+    assert cells(text, "loss.kl")[3] == "logprobs, ref_logprobs, mask, log_ratio"
     assert cells(text, "loss.kl.reduction") == [
         "loss.kl.reduction",
         "sequence_mean_token_mean",
-        "eps = 0.0",
+        'eps = 0.0, rows = "trained"',
         "loss, mask",
     ]
 
