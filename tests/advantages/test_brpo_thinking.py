@@ -22,6 +22,13 @@ def test_hand_numbers():
     np.testing.assert_allclose(result, [[[0.25, 0.0, 0], [-0.25, 0.25, 0]]], atol=1e-7)
 
 
+def test_a_masked_token_inside_a_segment_gets_zero():
+    rewards = jnp.array([[[[1.0], [1.0]], [[0.0], [1.0]]]])
+    mask = jnp.array([[[True, False, True], [False, True, True]]])
+    result = BRPO(jnp.array([[[0, 0, 1], [0, 0, 1]]]), rewards, mask)
+    np.testing.assert_allclose(result, [[[0.25, 0, 0], [0, -0.25, 0.25]]], atol=1e-7)
+
+
 @pytest.mark.parametrize(("prior", "baseline"), [("uniform", "brpo"), ("linear", "v2only"), ("last", "none")])
 @pytest.mark.parametrize("seed", range(2))
 def test_oracle(seed, prior, baseline):

@@ -22,6 +22,12 @@ def test_hand_numbers():
     np.testing.assert_array_equal(result[0, 0], [0, 0.25, 0, -0.75, -0.75])  # 0.9 is not above the threshold
 
 
+def test_a_masked_token_inside_a_segment_gets_zero():
+    arrays = jnp.full((1, 1, 3), -1.0), jnp.array([[[0, 0, 1]]]), jnp.array([[[0.5, 0.75, 7.0]]])
+    result = CHAIN(jnp.zeros((1, 1)), *arrays, jnp.array([[[True, False, True]]]))
+    np.testing.assert_array_equal(result[0, 0], [0.25, 0, -0.75])
+
+
 def test_without_a_known_value_before_it_a_segment_gets_zero():
     ids, mask = jnp.array([[[0, 1, 2]]]), jnp.ones((1, 1, 3), bool)
     values = jnp.array([[[jnp.nan, 0.5, jnp.nan, 0.0]]])

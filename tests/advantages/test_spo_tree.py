@@ -17,6 +17,8 @@ def test_hand_numbers():
     ids = jnp.array([[[1, 3], [1, 4], [2, -1]]])
     result = TREE(ids, parents, rewards, jnp.ones((1, 3, 2), bool))
     np.testing.assert_array_equal(result, [[[-0.25, 0.5], [-0.25, -0.5], [0.25, 0.0]]])
+    mask = jnp.array([[[True, False], [False, True], [True, True]]])
+    np.testing.assert_array_equal(TREE(ids, parents, rewards, mask), jnp.where(mask, result, 0))
     scaled = TREE(ids, parents, rewards, jnp.ones((1, 3, 2), bool), scale="siblings")
     np.testing.assert_allclose(scaled, np.sign(result), rtol=1e-6)  # of two siblings each is one std from the mean
 

@@ -18,6 +18,8 @@ def test_hand_numbers():
     result = TREE(ids, parents, rewards, jnp.ones((1, 3, 2), bool))
     inner = (-1 / 6 - 1 / 6) / 2**0.5
     np.testing.assert_allclose(result, [[[inner, 5 / 6], [inner, -7 / 6], [2 / 3, 0]]], rtol=1e-5)
+    mask = jnp.array([[[True, False], [False, True], [True, True]]])
+    np.testing.assert_array_equal(TREE(ids, parents, rewards, mask), jnp.where(mask, result, 0))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -41,3 +41,11 @@ def test_tokens_outside_of_steps_get_zero_and_are_not_whitened_over():
     result = np.asarray(WHITE(rewards, ids, values, mask))
     assert (result[ids == -1] == 0).all()
     np.testing.assert_allclose(result, WHITE(rewards, ids, values, mask & (ids >= 0)), rtol=1e-6)
+
+
+def test_an_id_beyond_the_steps_is_outside_of_them():
+    """Two steps, ids 0 and 1; 2 and 3 are as good as -1."""
+    values, rewards, mask = jnp.array([[[0.25, 0.5, 9.0]]]), jnp.ones((1, 1)), jnp.ones((1, 1, 4), bool)
+    beyond, outside = jnp.array([[[0, 1, 2, 3]]]), jnp.array([[[0, 1, -1, -1]]])
+    np.testing.assert_array_equal(RAW(rewards, beyond, values, mask), [[[0.25, 0.5, 0, 0]]])
+    np.testing.assert_array_equal(WHITE(rewards, beyond, values, mask), WHITE(rewards, outside, values, mask))

@@ -127,11 +127,16 @@ def test_raw_singleton_gives_the_reward(name):
     data.close(result, expected)
 
 
-def test_jit_and_sharding_over_prompts_change_nothing(advantage):
+@pytest.mark.slow
+def test_jit_changes_nothing(advantage):
+    """Slow, as operations one by one are compiled one by one."""
     fields = data.assemble(1)
-    expected = advantage.run(fields)
-    data.close(advantage(fields), expected)
-    data.close(advantage(data.shard(fields)), expected)
+    data.close(advantage(fields), advantage.run(fields))
+
+
+def test_sharding_over_prompts_changes_nothing(advantage):
+    fields = data.assemble(1)
+    data.close(advantage(data.shard(fields)), advantage(fields))
 
 
 @pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {n for n in ADVANTAGES if companions(ADVANTAGES[n])}))

@@ -109,11 +109,11 @@ def built_once(patch: pytest.MonkeyPatch) -> None:
 
     build = module.build
 
-    def once(run, tokenizer):
+    def once(run, tokenizer, num_prompts):
         shapes = run.model_dump(exclude={"run", "data", "reward", "rewards"})
-        key = json.dumps([shapes, run.run.seed], sort_keys=True)
+        key = json.dumps([shapes, run.run.seed, num_prompts], sort_keys=True)
         if key not in BUILT:
-            BUILT[key] = build(run, tokenizer)
+            BUILT[key] = build(run, tokenizer, num_prompts)
         main = dataclasses.replace(BUILT[key].main, steps=run.run.steps)
         return dataclasses.replace(BUILT[key], run=run, main=main)
 

@@ -8,6 +8,7 @@ module of its family, with the case's input names as parameters and list it in `
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,7 +42,12 @@ def run(function: str, inputs: Mapping[str, Any], *, x64: bool = True) -> Any:
     if function not in FUNCTIONS:
         raise KeyError(f"no golden function {function!r}; known: {', '.join(sorted(FUNCTIONS))}")
     with jax.enable_x64(x64):
-        result = FUNCTIONS[function](**{name: parse(value) for name, value in inputs.items()})
+        adapter = FUNCTIONS[function]
+        defaults = {name: p.default for name, p in inspect.signature(adapter).parameters.items()}
+        given = {name: parse(value) for name, value in inputs.items()}
+        # A whole number where a float is meant: JSON does not say which.
+        given |= {k: float(x) for k, x in given.items() if type(x) is int and isinstance(defaults.get(k), float)}
+        result = adapter(**given)
         return jax.tree.map(lambda x: np.asarray(x, np.float64), result)
 
 

@@ -54,7 +54,7 @@ def with_grad(loss, logp):
 
 def step(logp, old, adv, mask, lo, hi, ratio=token):
     """Log-ratio, bounds, advantages, weights: what most losses read before the mask."""
-    low, high = asymmetric(mask, low=1 - lo, high=1 + hi)
+    low, high = asymmetric(mask, low=float(1 - lo), high=float(1 + hi))
     dtype = logp.dtype
     return (
         ratio(logp, jnp.asarray(old), mask),
