@@ -42,7 +42,7 @@ def assemble_arrays() -> Arrays:
         "tokens": tokens, "mask": mask, "valid": np.ones((P, G), bool), "truncated": ~mask[:, :, -1],
         "finished": mask[:, :, -1], "prompt_ids": np.arange(P, dtype=np.int32), "progress": np.float32(0.5),
         "step": np.int32(3), "rewards": rng.integers(0, 2, (P, G)).astype(np.float32),
-        "reward_parts": rng.random((P, G, 3)), "greedy_rewards": rng.random(P), "segment_ids": segments,
+        "reward_parts": rng.random((P, G, 2)), "greedy_rewards": rng.random(P), "segment_ids": segments,
         "state_values": rng.random((P, G, STEPS + 1)), "step_rewards": rng.random((P, G, STEPS)),
         "step_mask": np.ones((P, G, STEPS), bool), "step_states": rng.integers(0, 9, (P, G, STEPS)).astype(np.int32),
         "wrong_steps": rng.random((P, G, 4, STEPS)) < 0.2, "item_rewards": rng.random((P, G, STEPS)),
@@ -97,7 +97,8 @@ def programs(only: set[str]) -> dict[tuple[str, str], tuple[Callable[[], Any], f
     for row in rows(REGISTRIES, supplier):
         if only and row.name not in only:
             continue
-        method = bind(REGISTRIES[row.slot], row.name)
+        sized = {"vocab_size": VOCABULARY} if "vocab_size" in row.hyper else {}
+        method = bind(REGISTRIES[row.slot], row.name, **sized)
         arrays = stages[row.stage.partition(" ")[0]]
         picked = {name: arrays[name] for name in method.takes if name in arrays}
         if row.slot == "reduction" and "mask" not in picked:

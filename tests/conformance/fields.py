@@ -52,10 +52,13 @@ def _of_completions(rng, rewards):
 
 
 def _of_steps(rng, rewards, mask):
-    """Arrays of steps. A token's step follows from its place, so every step has tokens while the completion lasts."""
+    """Arrays of steps. A token's step follows from its place, so every step has tokens while the completion lasts.
+
+    Tokens that do not train may lie in a step, or in a phrase, as a tool's output does.
+    """
     segments = np.broadcast_to(np.arange(T) * STEPS // T, mask.shape)
-    segment_ids = np.where(mask, segments, -1).astype(np.int32)
-    step_mask = (segment_ids[..., None] == np.arange(STEPS)).any(axis=2)
+    step_mask = (np.where(mask, segments, -1)[..., None] == np.arange(STEPS)).any(axis=2)
+    segment_ids = np.where(mask | (rng.random(mask.shape) < 0.5), segments, -1).astype(np.int32)
     values = rng.random((P, G, STEPS + 1))
     values[:, :, 1] = np.where(rng.random((P, G)) < 0.3, np.nan, values[:, :, 1])
     return {
@@ -66,7 +69,7 @@ def _of_steps(rng, rewards, mask):
         "step_states": rng.integers(0, 3, step_mask.shape).astype(np.int32),
         "wrong_steps": rng.random((P, G, CRITIQUES, STEPS)) < 0.5,
         "boundaries": mask & (rng.random(mask.shape) < 0.4),
-        "planning": mask & (rng.random(mask.shape) < 0.5),
+        "planning": rng.random(mask.shape) < 0.5,
     }
 
 
@@ -83,7 +86,7 @@ def _of_tree(rewards, mask, valid):
         "node_parents": parents,
         "node_values": values,
         "node_rewards": np.concatenate([np.zeros((P, NODES - G)), np.nan_to_num(leaves)], axis=1),
-        "node_ids": np.where(mask, np.broadcast_to(nodes, mask.shape), -1).astype(np.int32),
+        "node_ids": np.where(mask | (depth == 0), np.broadcast_to(nodes, mask.shape), -1).astype(np.int32),
         "multiplicity": np.broadcast_to(np.where(depth == 0, 2.0, 1.0), mask.shape),
     }
 
@@ -140,9 +143,9 @@ def step(seed):
     others = {
         "mask": mask,
         "valid": mask.any(axis=1),
-        "planning": mask & (rng.random((B, T)) < 0.6),
+        "planning": rng.random((B, T)) < 0.6,
         "finished": rng.random(B) < 0.8,
-        "segment_ids": np.where(mask, np.arange(T) * STEPS // T, -1).astype(np.int32),
+        "segment_ids": np.where(mask | (rng.random((B, T)) < 0.5), np.arange(T) * STEPS // T, -1).astype(np.int32),
         "step": np.int32(7),
     }
     fields = {name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()}

@@ -139,6 +139,7 @@ def test_sharding_over_prompts_changes_nothing(advantage):
     data.close(advantage(data.shard(fields)), advantage(fields))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {n for n in ADVANTAGES if companions(ADVANTAGES[n])}))
 def test_runs_inside_shard_map(name):
     """Of the whole batch, where it is told the name of the axis."""
@@ -154,6 +155,7 @@ def test_runs_inside_shard_map(name):
     data.close(jax.jit(local)(fields), method(fields))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITHIN_PROMPTS)
 def test_runs_on_a_mesh_with_explicit_axes(name):
     method = jitted(name)

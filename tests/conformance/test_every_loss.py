@@ -58,14 +58,18 @@ def test_masked_tokens_get_zero_and_others_something(term, seed):
     assert (result[mask] != 0).any() if term.bound.name in PARTIAL else (result[mask] != 0).all()
 
 
-def test_bounds_contain_what_is_no_change(method):
+@pytest.mark.parametrize("name", sorted(CLIPS))
+def test_bounds_contain_what_is_no_change_and_are_those_of_trained_tokens(name):
     """A clip gives two bounds on the ratio with 1 between them, also where masked."""
-    fields = data.step(0)
-    if method.bound.name in CLIPS and method.bound.fn is CLIPS[method.bound.name]:
-        low, high = (np.asarray(x) for x in method(data.spoil(fields)))
-        assert low.shape == high.shape == (data.B, data.T)
-        assert low.dtype == high.dtype == np.float32
-        assert ((low >= 0) & (low <= 1) & (high >= 1) & np.isfinite(high)).all()
+    clip, fields = data.Jitted(bind(CLIPS, name)), data.step(0)
+    bounds = [np.asarray(x) for x in clip(data.spoil(fields))]
+    low, high = bounds
+    assert low.shape == high.shape == (data.B, data.T)
+    assert low.dtype == high.dtype == np.float32
+    assert ((low >= 0) & (low <= 1) & (high >= 1) & np.isfinite(high)).all()
+    mask = np.asarray(fields["mask"])
+    for spoilt, plain in zip(bounds, clip(fields), strict=True):
+        np.testing.assert_array_equal(spoilt[mask], np.asarray(plain)[mask])
 
 
 def test_values_under_the_mask_do_not_matter(term):

@@ -60,6 +60,19 @@ def test_four_kills_one_inside_a_checkpoint_write(tmp_path, cache, sets):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sets", [("recipe=spear",), ("recipe=skywork_or1", "loss.entropy.target=9")], ids=" ".join)
+def test_what_a_method_remembers_goes_on(tmp_path, cache, sets):
+    """A ring of earlier groups, which assembly fills; a coefficient, which the pass before an update moves."""
+    expected = undisturbed(tmp_path, cache, sets)
+    remembered = {name: x for name, x in expected[-1].items() if "method_state" in name}
+    assert remembered and any(any(x) for x in remembered.values())
+    folder = tmp_path / "killed"
+    kill_when(folder, cache, sets, lambda: steps(folder) >= 4)
+    assert "resumed at step" in finish(start(folder, *sets, cache=cache))
+    assert record(folder) == expected
+
+
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, cache):
     expected = undisturbed(tmp_path, cache, ())
     folder = tmp_path / "stopped"
