@@ -134,6 +134,7 @@ def test_jit_changes_nothing(advantage):
     data.close(advantage(fields), advantage.run(fields))
 
 
+@pytest.mark.slow
 def test_sharding_over_prompts_changes_nothing(advantage):
     fields = data.assemble(1)
     data.close(advantage(data.shard(fields)), advantage(fields))

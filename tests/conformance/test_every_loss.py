@@ -100,13 +100,15 @@ def test_jit_changes_nothing(method):
     data.close(method(fields), method.run(fields))
 
 
+@pytest.mark.slow
 def test_sharding_over_rows_changes_nothing(method):
     fields = data.step(1)
     data.close(method(data.shard(fields)), method(fields))
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_itself_only(method):
-    """Given what was prepared from the whole batch."""
+    """Given what was prepared from the whole batch. Slow, as operations one by one are compiled one by one."""
     fields = method.prepared(data.step(1))
     part = {name: jax.tree.map(lambda x: x[4:8] if x.ndim else x, value) for name, value in fields.items()}
     data.close(method.bound(part), jax.tree.map(lambda x: x[4:8], method.bound(fields)))

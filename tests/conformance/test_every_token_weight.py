@@ -56,6 +56,7 @@ def test_jit_changes_nothing(weight):
     data.close(weight(fields), weight.run(fields))
 
 
+@pytest.mark.slow
 def test_sharding_over_prompts_changes_nothing(weight):
     fields = of(weight, 1)
     data.close(weight(data.shard(fields)), weight(fields))

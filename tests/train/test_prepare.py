@@ -45,7 +45,7 @@ COVARIANCE = {"policy": {"method": "kl_cov", "fraction": 0.2}}
 
 @pytest.fixture(scope="module")
 def model():
-    arch = tiny.architecture()
+    arch = tiny.architecture(layers=1)
     return arch, tiny.weights(arch)
 
 
