@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from jaxrl_tok.advantages import gae, ma_gae, reinforce
 from jaxrl_tok.losses import gpg as gpg_loss
@@ -21,6 +22,8 @@ from jaxrl_tok.scores import (
 )
 from tests.conformance.fields import step
 from tests.invariants.pairs import holds, without_holes
+
+pytestmark = pytest.mark.slow  # the methods' own tests are the quick ones
 
 OUTCOME = "rewards", "mask", "valid"
 CRITIC = "token_rewards", "values", "mask", "valid"

@@ -30,6 +30,8 @@ from jaxrl_tok.ratios import hybrid, segment, sequence, token
 from jaxrl_tok.reductions import constant_length, row_mean, sequence_mean_token_mean, token_mean
 from tests.invariants.laws import equal, over_seeds
 
+pytestmark = pytest.mark.slow  # the methods' own tests are the quick ones
+
 
 def surrogate(f, log_ratio, bounds, loss=ppo_clip, mask=None):
     mask = f["mask"] if mask is None else mask

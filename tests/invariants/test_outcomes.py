@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from jaxrl_tok.advantages import (
     ada_grpo,
@@ -24,6 +25,8 @@ from jaxrl_tok.advantages import (
 )
 from jaxrl_tok.scores import success_rate_beta, whiten
 from tests.invariants.pairs import holds, without_holes
+
+pytestmark = pytest.mark.slow  # the methods' own tests are the quick ones
 
 OUTCOME = "rewards", "mask", "valid"
 

@@ -4,6 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrl_tok.advantages import (
     dcpo_smooth,
@@ -21,6 +22,8 @@ from jaxrl_tok.advantages.dcpo_smooth import init as init_table
 from jaxrl_tok.advantages.spear_replay import init as init_ring
 from tests.conformance.fields import assemble
 from tests.invariants.laws import equal, over_seeds
+
+pytestmark = pytest.mark.slow  # the methods' own tests are the quick ones
 
 
 def test_reshaping_by_nothing_changes_nothing():

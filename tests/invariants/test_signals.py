@@ -22,6 +22,8 @@ from jaxrl_tok.token_weights.vppo import trajectory_scale
 from tests.conformance import fields as data
 from tests.invariants.checks import SEEDS, always, holds, of
 
+pytestmark = pytest.mark.slow  # the methods' own tests are the quick ones
+
 
 def test_the_quantile_form_of_high_entropy_compares_with_the_quantile():
     def law(f):

@@ -34,6 +34,8 @@ from jaxrl_tok.scores import (
 from jaxrl_tok.token_weights import probability_mask
 from tests.golden.flat import call
 
+pytestmark = pytest.mark.slow  # the methods' own tests are the quick ones
+
 P, G, T, S = 6, 4, 8, 4
 RNG = np.random.default_rng(0)
 REWARDS = jnp.asarray(RNG.choice([0.0, 0.25, 1.0], (P, G)), jnp.float32)

@@ -34,6 +34,8 @@ from jaxrl_tok.token_weights.stare import init, prepare
 from tests.conformance import fields as data
 from tests.invariants.checks import always, holds, of
 
+pytestmark = pytest.mark.slow  # the methods' own tests are the quick ones
+
 
 def mismatch(f):
     return of(f, "old_logprobs", "sampler_logprobs", "mask")
