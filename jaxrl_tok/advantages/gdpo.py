@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrl_tok import masked
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.scores import centred_rewards, whiten
+from jaxrl_tok.scores import standardised_rewards, whiten
 
 
 def gdpo(
@@ -47,8 +47,8 @@ def gdpo(
     weighted = [(1.0 if weights is None else weights[i], reward_parts[:, :, i]) for i in range(k)]
     if aggregation == "sum_then_normalise":
         total = sum((w * r for w, r in weighted[1:]), start=weighted[0][0] * weighted[0][1])
-        return masked.per_token(_standardised(total, valid, eps), mask)
-    scores = [w * _standardised(r, valid, eps) for w, r in weighted]
+        return masked.per_token(standardised_rewards(total, valid, eps=eps), mask)
+    scores = [w * standardised_rewards(r, valid, eps=eps) for w, r in weighted]
     x = sum(scores[1:], start=scores[0])
     if batch == "tokens":
         return whiten(masked.per_token(x, mask), mask, valid, axis_name=axis_name)
@@ -58,7 +58,3 @@ def gdpo(
         mean, std = (f(x, valid, axis_name=axis_name) for f in (masked.mean, masked.std))
         x = jnp.where(valid & differ, (x - mean) / (std + eps), 0)
     return masked.per_token(x, mask)
-
-
-def _standardised(rewards: Float[Array, "P G"], valid: Bool[Array, "P G"], eps: float) -> Float[Array, "P G"]:
-    return centred_rewards(rewards, valid) / (masked.std(rewards, valid, axis=1) + eps)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_tok import masked
-from jaxrl_tok.scores import centred_rewards
+from jaxrl_tok.scores import centred_rewards, standardised_rewards
 
 
 def grpo(
@@ -33,8 +33,8 @@ def grpo(
     Fidelity: code. verl's and TRL's forms.
     Degenerate: two completions with different rewards give 1 / sqrt(2) and its negative.
     """
+    if scale == "group":
+        return masked.per_token(standardised_rewards(rewards, valid, eps=eps, singleton=singleton), mask)
     centred = centred_rewards(rewards, valid, singleton=singleton)
-    valid = jnp.ones_like(rewards, bool) if valid is None else valid
-    across = None if scale == "group" else axis_name
-    std = masked.std(rewards, valid, axis=1 if scale == "group" else None, axis_name=across)
+    std = masked.std(rewards, jnp.ones_like(rewards, bool) if valid is None else valid, axis_name=axis_name)
     return masked.per_token(centred / (std + eps), mask)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import masked
 from jaxrl_tok.advantages.rloo import rloo
-from jaxrl_tok.scores import centred_rewards, spread
+from jaxrl_tok.scores import leave_one_out, spread
 
 
 def oprl(
@@ -49,9 +49,7 @@ def _against_other_steps(
 ) -> Float[Array, "P G S"]:
     """Step reward minus the mean of all other steps of the group."""
     rewards, existing = (x.reshape(x.shape[0], -1) for x in (step_rewards, step_mask))
-    n = masked.count(existing, rewards, axis=1)
-    centred = centred_rewards(rewards, existing, singleton=singleton)
-    return (centred * jnp.where(n > 1, n / jnp.maximum(n - 1, 1), 1)).reshape(step_rewards.shape)
+    return leave_one_out(rewards, existing, singleton=singleton).reshape(step_rewards.shape)
 
 
 def _against_first_steps(

@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_tok import masked
-from jaxrl_tok.scores import centred_rewards
+from jaxrl_tok.scores import leave_one_out
 
 
 def rloo(
@@ -27,7 +26,4 @@ def rloo(
     Fidelity: code. verl's forms.
     Degenerate: two completions give the difference of their rewards and its negative.
     """
-    centred = centred_rewards(rewards, valid, singleton=singleton)
-    valid = jnp.ones_like(rewards, bool) if valid is None else valid
-    n = masked.count(valid, rewards, axis=1)
-    return masked.per_token(centred * jnp.where(n > 1, n / jnp.maximum(n - 1, 1), 1), mask)
+    return masked.per_token(leave_one_out(rewards, valid, singleton=singleton), mask)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import masked
-from jaxrl_tok.scores import capo_vote, centred_rewards, spread
+from jaxrl_tok.scores import capo_vote, spread, standardised_rewards
 
 
 def tp_grpo(
@@ -38,7 +38,7 @@ def tp_grpo(
     """
     existing = jnp.ones_like(rewards, bool) if valid is None else valid
     mask = mask & existing[:, :, None]
-    outcome = centred_rewards(rewards, existing) / (masked.std(rewards, existing, axis=1) + eps)
+    outcome = standardised_rewards(rewards, existing, eps=eps)
     right = existing & (rewards > correct_above)
     cost = alpha * masked.mean(right.astype(rewards.dtype), existing, axis=1)
     wrong = spread(segment_ids, capo_vote(wrong_steps, vote=vote).astype(rewards.dtype), mask) > 0

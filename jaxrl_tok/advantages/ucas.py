@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrl_tok import masked
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.scores import centred_rewards
+from jaxrl_tok.scores import standardised_rewards
 
 
 def ucas(
@@ -51,8 +51,7 @@ def ucas(
     mask = mask if valid is None else mask & valid[:, :, None]
     present = jnp.any(mask, axis=2)
     certainty = jnp.sum(jnp.where(mask, lse - sum_logits / vocab_size, 0), axis=2)
-    centred = centred_rewards(certainty, present, singleton=singleton)
-    z = (centred / (masked.std(certainty, present, axis=1) + eps))[:, :, None]
+    z = standardised_rewards(certainty, present, eps=eps, singleton=singleton)[:, :, None]
     advantages, target_logit = jnp.where(mask, advantages, 0), jnp.where(mask, target_logit, 0)
     shaped = advantages * jnp.exp(jnp.where(advantages > 0, -positive * z, negative * z))
     low, high = masked.bounds(target_logit, mask, axis_name=axis_name)

@@ -107,13 +107,12 @@ def companions(fn: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 def split_signature(fn: Callable[..., Any]) -> Signature:
     """Reads a method's declaration off its signature, and off those of the functions that go with it."""
-    all_parameters = [inspect.signature(f).parameters for f in (fn, *companions(fn).values())]
-    arrays = [p for ps in all_parameters for p in ps.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    reads = dict.fromkeys(p.name for p in arrays if p.default is p.empty and p.name not in OWN)
-    optional = dict.fromkeys(p.name for p in arrays if p.default is None and p.name not in reads)
+    functions = (fn, *companions(fn).values())
+    reads = dict.fromkeys(name for f in functions for name in _arrays(f)[0] if name not in OWN)
+    optional = dict.fromkeys(name for f in functions for name in _arrays(f)[1] if name not in reads)
     hyper: dict[str, inspect.Parameter] = {}
-    for p in (p for ps in all_parameters for p in ps.values() if p.kind is p.KEYWORD_ONLY):
-        if p.name not in CALLER_KEYWORDS:
+    for p in (p for f in functions for p in inspect.signature(f).parameters.values()):
+        if p.kind is p.KEYWORD_ONLY and p.name not in CALLER_KEYWORDS:
             hyper.setdefault(p.name, p)
     return Signature(tuple(reads), tuple(optional), hyper)
 
@@ -125,10 +124,14 @@ def _own(fn: Callable[..., Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bound(fn: Callable[..., Any], name: str, hyper: Mapping[str, Any]) -> Bound:
-    arrays = [p for p in inspect.signature(fn).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    reads = tuple(p.name for p in arrays if p.default is p.empty)
-    optional = tuple(p.name for p in arrays if p.default is None)
+    reads, optional = _arrays(fn)
     return Bound(fn, reads, optional, name, hyper, _own(fn, hyper))
+
+
+def _arrays(fn: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the arrays that one function needs, and those that it can do without."""
+    arrays = [p for p in inspect.signature(fn).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return tuple(p.name for p in arrays if p.default is p.empty), tuple(p.name for p in arrays if p.default is None)
 
 
 def _checked(name: str, key: str, value: Any, annotation: Any) -> Any:

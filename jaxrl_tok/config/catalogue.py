@@ -11,9 +11,8 @@ from jaxrl_tok.config.bind import companions, split_signature
 Registries = Mapping[str, Mapping[str, Callable[..., Any]]]
 Supplier = Callable[[str], str | None]  # of an array that the trainer does not supply
 
-# Slots that act inside the gradient; a token weight does so where it reads what only exists there.
 STEP_SLOTS = frozenset({"ratio", "clip", "loss", "reduction"})
-STEP_ARRAYS = frozenset({"logprobs", "entropy", "log_ratio", "low", "high"})
+STEP_ARRAYS = frozenset({"logprobs", "entropy", "log_ratio", "low", "high"})  # of the current policy
 HEAD = ("method", "stage", "reads", "hyperparameters", "what it gives", "fidelity", "also needs", "degenerate case")
 
 
@@ -54,6 +53,14 @@ def markdown(table: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def in_step(slot: str, fn: Callable[..., Any]) -> bool:
+    """Says whether a slot's method acts inside the gradient; a token weight may, by what it reads."""
+    if slot != "token_weight":
+        return slot in STEP_SLOTS
+    reads, optional, _ = split_signature(fn)
+    return "prepare" in companions(fn) or bool(STEP_ARRAYS & {*reads, *optional})
+
+
 def defaults(fn: Callable[..., Any]) -> dict[str, str]:
     """Returns a method's hyperparameters and their defaults as a recipe would write them; "" for one to be set."""
     hyper = split_signature(fn).hyper
@@ -67,7 +74,7 @@ def _row(slot: str, name: str, fn: Callable[..., Any], supplier: Supplier) -> Ro
     return Row(
         slot=slot,
         name=name,
-        stage=_stage(slot, fn, {*reads, *optional}),
+        stage=_stage(slot, fn),
         reads=reads,
         optional=optional,
         hyper=defaults(fn),
@@ -79,10 +86,9 @@ def _row(slot: str, name: str, fn: Callable[..., Any], supplier: Supplier) -> Ro
     )
 
 
-def _stage(slot: str, fn: Callable[..., Any], arrays: set[str]) -> str:
+def _stage(slot: str, fn: Callable[..., Any]) -> str:
     beside = companions(fn)
-    step = slot in STEP_SLOTS or "prepare" in beside or bool(arrays & STEP_ARRAYS)
-    parts = ["step" if step else "assemble"]
+    parts = ["step" if in_step(slot, fn) else "assemble"]
     parts += ["prepare"] if "prepare" in beside else []
     return " + ".join(parts + (["state"] if "init" in beside else []))
 

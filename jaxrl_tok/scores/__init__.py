@@ -21,6 +21,7 @@ from jaxrl_tok.scores.group_divergence import group_divergence as group_divergen
 from jaxrl_tok.scores.implicit_step_rewards import implicit_step_rewards as implicit_step_rewards
 from jaxrl_tok.scores.kimi_length_reward import kimi_length_reward as kimi_length_reward
 from jaxrl_tok.scores.kl_estimate import kl_estimate as kl_estimate
+from jaxrl_tok.scores.leave_one_out import leave_one_out as leave_one_out
 from jaxrl_tok.scores.low_entropy import low_entropy as low_entropy
 from jaxrl_tok.scores.macro_advantages import macro_advantages as macro_advantages
 from jaxrl_tok.scores.min_form_returns import min_form_returns as min_form_returns
@@ -39,6 +40,7 @@ from jaxrl_tok.scores.segment_mean import segment_mean as segment_mean
 from jaxrl_tok.scores.segment_sums import segment_sums as segment_sums
 from jaxrl_tok.scores.spo_cutpoints import spo_cutpoints as spo_cutpoints
 from jaxrl_tok.scores.spread import spread as spread
+from jaxrl_tok.scores.standardised_rewards import standardised_rewards as standardised_rewards
 from jaxrl_tok.scores.success_rate_beta import success_rate_beta as success_rate_beta
 from jaxrl_tok.scores.thr_scores import thr_scores as thr_scores
 from jaxrl_tok.scores.token_covariance import token_covariance as token_covariance
@@ -52,6 +54,8 @@ SCORES: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         centred_rewards,
+        leave_one_out,
+        standardised_rewards,
         kl_estimate,
         prefix_tree_values,
         generalized_advantages,

@@ -22,8 +22,7 @@ def kimi_length_reward(
     valid = jnp.ones_like(rewards, bool) if valid is None else valid
     length = lengths.astype(rewards.dtype)
     equal = masked.is_constant(length, valid, axis=1)
-    shortest = jnp.min(jnp.where(valid, length, jnp.inf), axis=1, keepdims=True)
-    longest = jnp.max(jnp.where(valid, length, -jnp.inf), axis=1, keepdims=True)
-    shortness = 0.5 - (length - jnp.where(equal, 0, shortest)) / jnp.where(equal, 1, longest - shortest)
+    shortest, longest = masked.bounds(length, valid, axis=1)
+    shortness = 0.5 - (length - shortest) / jnp.where(equal, 1, longest - shortest)
     score = jnp.where(rewards > 0, shortness, jnp.minimum(shortness, 0))
     return jnp.where(valid & ~equal, score, 0)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrl_tok.scores.generalized_advantages import generalized_advantages
 from jaxrl_tok.scores.outcome_token_rewards import ends
 from jaxrl_tok.scores.reward_to_go import linear_recurrence
+from jaxrl_tok.scores.segment_sums import totals_by_id
 from jaxrl_tok.scores.spread import spread
 
 Pooling: TypeAlias = Literal["equal", "unit", "position"]
@@ -55,14 +56,14 @@ def macro_advantages(
     ids = jnp.where(mask, jnp.cumsum(started, axis=2, dtype=jnp.int32) - 1, -1)
     size = mask.shape[2] * (1 if boundaries.dtype == jnp.bool_ else 2)
     weights = _weights(mask, started > 0, values.dtype, pooling)
-    weight = _sums(weights, ids, size)
+    weight = totals_by_id(weights, ids, size)
     weight = jnp.where(weight > 0, weight, 1)
-    macro_values = _sums(jnp.where(mask, values, 0) * weights, ids, size) / weight
+    macro_values = totals_by_id(jnp.where(mask, values, 0) * weights, ids, size) / weight
     token_rewards = jnp.where(mask, token_rewards, 0)
     if as_released:
-        macro_rewards = _sums(token_rewards * weights, ids, size) / weight
+        macro_rewards = totals_by_id(token_rewards * weights, ids, size) / weight
     else:
-        macro_rewards = _sums(token_rewards, ids, size)
+        macro_rewards = totals_by_id(token_rewards, ids, size)
     number = jnp.max(ids, axis=2, keepdims=True, initial=-1) + 1
     exists = jax.lax.broadcasted_iota(jnp.int32, macro_values.shape, 2) < number
     # The macro actions stand one after the other, without holes: "zero" saves the search for the next one.
@@ -81,12 +82,3 @@ def _weights(mask: Bool[Array, "P G T"], starts: Bool[Array, "P G T"], dtype: An
     another_next = jnp.concatenate([starts[..., 1:], jnp.ones_like(starts[..., :1])], axis=-1)
     left = linear_recurrence(ones, jnp.where(another_next, 0, 1).astype(dtype))
     return jnp.where(left == 1, ones, 0)
-
-
-def _sums(x: Float[Array, "P G T"], ids: Int[Array, "P G T"], size: int) -> Float[Array, "P G S"]:
-    """Adds up each macro action's tokens; masked ones, being 0, to the first."""
-
-    def of_completion(x: Array, ids: Array) -> Array:
-        return jax.ops.segment_sum(x, jnp.maximum(ids, 0), num_segments=size)
-
-    return jax.vmap(jax.vmap(of_completion))(x, ids)

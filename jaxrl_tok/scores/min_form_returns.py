@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import masked
-from jaxrl_tok.scores.centred_rewards import centred_rewards
+from jaxrl_tok.scores.leave_one_out import leave_one_out
 from jaxrl_tok.scores.min_form_rewards import min_form_rewards
 from jaxrl_tok.scores.segment_sums import segment_sums
 from jaxrl_tok.scores.spread import spread
@@ -60,7 +60,7 @@ def min_form_returns(
         mean = jnp.sum(weighted, axis=2, keepdims=True) / jnp.maximum(steps, 1)
         weighted = weighted - _of_others(mean, (steps > 0).astype(mean.dtype))
     to_go = jax.lax.cumsum(jnp.where(step_mask, weighted, 0), axis=2, reverse=True)
-    returns = spread(segment_ids, to_go + verifier_weight * _outcome(rewards, valid), inside)
+    returns = spread(segment_ids, to_go + verifier_weight * leave_one_out(rewards, valid)[:, :, None], inside)
     if old_logprobs is not None and ref_logprobs is not None:
         difference = jnp.where(mask, old_logprobs, 0) - jnp.where(mask, ref_logprobs, 0)
         returns = returns - kl_weight * jax.lax.cumsum(difference, axis=2, reverse=True)
@@ -88,10 +88,3 @@ def _of_others(totals: Float[Array, "P G 1"], counts: Float[Array, "P G 1"]) -> 
     total = jnp.sum(totals, axis=1, keepdims=True) - totals
     count = jnp.sum(counts, axis=1, keepdims=True) - counts
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)
-
-
-def _outcome(rewards: Float[Array, "P G"], valid: Bool[Array, "P G"] | None) -> Float[Array, "P G 1"]:
-    """Reward minus the mean of the group's others."""
-    valid = jnp.ones(rewards.shape, bool) if valid is None else valid
-    n = masked.count(valid, rewards, axis=1)
-    return (centred_rewards(rewards, valid) * n / jnp.maximum(n - 1, 1))[:, :, None]

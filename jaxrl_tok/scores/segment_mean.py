@@ -1,8 +1,9 @@
 """Means over the segments of completions, given back to their tokens."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxrl_tok.scores.segment_sums import totals_by_id
 
 
 def segment_mean(
@@ -24,11 +25,7 @@ def segment_mean(
     bins = mask.shape[1] if items is None else items + 1
     inside = mask & (segment_ids >= 0)
     ids = jnp.minimum(jnp.where(inside, segment_ids, 0), bins - 1)
-
-    def totals(x: Float[Array, " T"], ids: Int[Array, " T"]) -> Float[Array, " S"]:
-        return jnp.zeros((bins,), x.dtype).at[ids].add(x)
-
-    total = jax.vmap(totals)(jnp.where(inside, values, 0), ids)
-    count = jax.vmap(totals)(inside.astype(values.dtype), ids)
+    total = totals_by_id(jnp.where(inside, values, 0), ids, bins)
+    count = totals_by_id(inside.astype(values.dtype), ids, bins)
     mean = jnp.take_along_axis(total / jnp.maximum(count, 1), ids, axis=1)
     return jnp.where(inside, mean, jnp.where(mask, values, 0))

@@ -1,5 +1,7 @@
 """From tokens to their segments."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -17,13 +19,13 @@ def segment_sums(
 
     0 for a segment that is not in `step_mask`, which also says how many there can be.
     """
-    steps = step_mask.shape[2]
-    inside = mask & (segment_ids >= 0) & (segment_ids < steps)
-    numbers = jnp.where(inside, token_rewards, 0)
+    return jnp.where(step_mask, totals_by_id(jnp.where(mask, token_rewards, 0), segment_ids, step_mask.shape[2]), 0)
 
-    def add(sums: Float[Array, " S"], numbers: Float[Array, " T"], ids: Int[Array, " T"]) -> Float[Array, " S"]:
-        return sums.at[ids].add(numbers)
 
-    nothing = jnp.where(step_mask, 0, 0).astype(numbers.dtype)  # laid over devices as the mask is
-    sums = jax.vmap(jax.vmap(add))(nothing, numbers, jnp.where(inside, segment_ids, 0))
-    return jnp.where(step_mask, sums, 0)
+def totals_by_id(x: Float[Array, "*B T"], ids: Int[Array, "*B T"], number: int) -> Float[Array, "*B S"]:
+    """Adds up each row's numbers that have the ids 0, 1, ... `number` - 1; other ids count nowhere."""
+    inside = (ids >= 0) & (ids < number)
+    add = functools.partial(jax.ops.segment_sum, num_segments=number)
+    for _ in range(x.ndim - 1):
+        add = jax.vmap(add)
+    return add(jnp.where(inside, x, 0), jnp.where(inside, ids, 0))

@@ -41,13 +41,5 @@ def hapo_redistribute(
     return jnp.where(mask, 1 + beta * jnp.where(mask & moved, prepared, 0), 0)
 
 
-def prepare(
-    entropy: Float[Array, "B T"],
-    mask: Bool[Array, "B T"],
-    *,
-    quantile: float = 0.8,
-    as_released: bool = False,
-    axis_name: str | None = None,
-) -> Float[Array, "B T"]:
-    """Normalised entropy of the minibatch's tokens."""
-    return normalized_entropy(entropy, mask, quantile=quantile, as_released=as_released, axis_name=axis_name)
+# Over the whole minibatch, under the current policy.
+prepare = normalized_entropy

@@ -1,5 +1,6 @@
 """One pass without gradient over a whole minibatch, for what the step's methods want to know of it. Pure."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jaxrl_tok import models
 from jaxrl_tok.train.assemble import States
 from jaxrl_tok.train.recipe import Recipe
 from jaxrl_tok.train.rows import PREPARED, add_result, join, split, step_rows, to_groups
-from jaxrl_tok.train.score import Scores, score
+from jaxrl_tok.train.score import Scores, score_batch
 from jaxrl_tok.types import Batch
 
 
@@ -46,13 +47,5 @@ def prepare(
 
 
 def _scores(params: Any, batch: Batch, arch: models.Architecture, microbatches: int, backend: str) -> Scores:
-    def of_part(part: Batch) -> Scores:
-        fields = part.fields
-        return score(
-            params, arch, part.prompts, fields["tokens"], fields["mask"], part.temperature, part.keep_thresholds,
-            backend=backend,
-        )  # fmt: skip
-
-    if microbatches == 1:
-        return of_part(batch)
-    return join(jax.lax.map(of_part, split(batch, microbatches)))
+    of_part = functools.partial(score_batch, params, arch, backend=backend)
+    return of_part(batch) if microbatches == 1 else join(jax.lax.map(of_part, split(batch, microbatches)))

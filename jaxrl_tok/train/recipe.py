@@ -1,19 +1,22 @@
 """A recipe's slots bound to functions: what will be read, and so what must be computed."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxrl_tok.advantages import ADVANTAGES
 from jaxrl_tok.clips import CLIPS
 from jaxrl_tok.config.bind import Bound, bind, split_signature
-from jaxrl_tok.config.schema import RecipeConfig, slots
+from jaxrl_tok.config.catalogue import STEP_ARRAYS, in_step
+from jaxrl_tok.config.schema import SLOTS, RecipeConfig, slots
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.filters import FILTERS
 from jaxrl_tok.losses import LOSSES
 from jaxrl_tok.ratios import RATIOS
 from jaxrl_tok.reductions import REDUCTIONS
 from jaxrl_tok.token_weights import TOKEN_WEIGHTS
+from jaxrl_tok.train.score import DISTANCES, STATISTICS
 
 REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "advantage": ADVANTAGES,
@@ -27,22 +30,19 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 }
 # The slots that stand alone in a recipe, in the order in which they act.
 ASSEMBLE_SLOTS = ("advantage", "reshape", "filter", "token_weight")
-STEP_SLOTS = ("ratio", "clip")
 
 # What this trainer can supply at each stage; docs/notation.md says what each is.
 ANSWER_ARRAYS = {"tokens", "mask", "valid"}
 ROLLOUT_ARRAYS = ANSWER_ARRAYS | {"truncated", "finished", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
 OLD_ARRAYS = {"old_logprobs", "old_entropy"}
-STATISTIC_ARRAYS = {"target_logit", "sum_logits", "lse", "max_logit", "sum_p2", "proxy_logprobs"}  # of the old policy
+STATISTIC_ARRAYS = {*STATISTICS, "proxy_logprobs"}  # of the old policy
 REFERENCE_ARRAYS = {"ref_logprobs"}
-DISTANCE_ARRAYS = {"hellinger", "kl_to_ref", "js_to_ref"}  # of the old policy from the reference
-CURRENT_ARRAYS = {"logprobs", "entropy"}
+DISTANCE_ARRAYS = {*DISTANCES}  # of the old policy from the reference
 ASSEMBLED_ARRAYS = {"advantages", "token_weights"}
-RATIO_ARRAYS = {"log_ratio", "low", "high"}
 SCORED_ARRAYS = OLD_ARRAYS | STATISTIC_ARRAYS | REFERENCE_ARRAYS | DISTANCE_ARRAYS
 EITHER = ROLLOUT_ARRAYS | SCORED_ARRAYS | {"priority", "progress", "step"}
 ASSEMBLE = EITHER | {"advantages"}
-STEP = EITHER - {"reward_parts", "prompt_ids"} | CURRENT_ARRAYS | ASSEMBLED_ARRAYS | RATIO_ARRAYS
+STEP = EITHER - {"reward_parts", "prompt_ids"} | ASSEMBLED_ARRAYS | STEP_ARRAYS
 
 # What the arrays that it cannot supply would have to come from.
 SUPPLIERS = {
@@ -95,16 +95,16 @@ class Recipe:
     clip: Bound | None
     terms: tuple[Term, ...]
 
-    @property
+    @functools.cached_property
     def assemble(self) -> dict[str, Bound]:
         """The slots that act once for each rollout batch, in their order."""
         filled = {slot: getattr(self, slot) for slot in ASSEMBLE_SLOTS}
-        return {slot: bound for slot, bound in filled.items() if bound is not None and not _is_step(bound)}
+        return {slot: bound for slot, bound in filled.items() if bound is not None and not in_step(slot, bound.fn)}
 
-    @property
+    @functools.cached_property
     def step(self) -> dict[str, Bound]:
         """The methods that act inside the gradient, by their paths, in their order; a loss before its reduction."""
-        filled = {slot: getattr(self, slot) for slot in (*STEP_SLOTS, "token_weight")}
+        filled = {slot: getattr(self, slot) for slot in ("ratio", "clip", "token_weight")}
         found = {slot: bound for slot, bound in filled.items() if bound is not None and slot not in self.assemble}
         for term in self.terms:
             found |= {f"loss.{term.name}": term.loss, f"loss.{term.name}.reduction": term.reduction}
@@ -165,15 +165,11 @@ def build_recipe(config: RecipeConfig, vocab_size: int | None = None) -> Recipe:
         Term(name, term.weight, bound[f"loss.{name}"], bound[f"loss.{name}.reduction"])
         for name, term in config.loss.items()
     )
-    single = {slot: bound.get(slot) for slot in (*ASSEMBLE_SLOTS, *STEP_SLOTS)}
+    single = {slot: bound.get(slot) for slot in SLOTS}
     recipe = Recipe(source=config.source, **single, terms=terms)
     for problem in (*_missing(recipe), *_misplaced(recipe), *_unread(recipe)):
         raise ConfigError(f"recipe {config.name}: {problem}")
     return recipe
-
-
-def _is_step(bound: Bound) -> bool:
-    return bound.prepare is not None or bool(bound.takes & (CURRENT_ARRAYS | RATIO_ARRAYS))
 
 
 def _missing(recipe: Recipe) -> Iterator[str]:
@@ -181,7 +177,7 @@ def _missing(recipe: Recipe) -> Iterator[str]:
     for path, method in (recipe.assemble | recipe.step).items():
         supplied = ASSEMBLE if path in recipe.assemble else STEP | {"loss"}
         if recipe.source == "answers":
-            supplied = ANSWER_ARRAYS | CURRENT_ARRAYS | {"loss"}
+            supplied = ANSWER_ARRAYS | {"logprobs", "entropy", "loss"}
         missing = sorted(method.needs - supplied)
         if missing:
             sources = dict.fromkeys(source for source in map(supplier, missing) if source is not None)
@@ -206,6 +202,7 @@ def _unread(recipe: Recipe) -> Iterator[str]:
     """Finds losses without what they read, and slots whose result no loss reads."""
     # A term's reduction, or a method of the step, may read a result in place of a loss.
     read = _takes(recipe.step.values())
+    needed = frozenset(name for method in recipe.step.values() for name in method.needs)
     given = {
         "advantage": {"advantages"},
         "token_weight": {"token_weights"},
@@ -214,8 +211,8 @@ def _unread(recipe: Recipe) -> Iterator[str]:
     }
     for slot, arrays in given.items():
         method = getattr(recipe, slot)
-        if method is None and arrays & read and slot != "token_weight":
-            yield f"its losses read {sorted(arrays & read)}, but {slot} is empty"
+        if method is None and arrays & needed and slot != "token_weight":
+            yield f"its losses read {sorted(arrays & needed)}, but {slot} is empty"
         if method is not None and not arrays & read:
             yield f"{slot} = {method.name!r} is set, but no loss reads its result"
 

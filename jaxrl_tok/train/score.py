@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrl_tok import models
 from jaxrl_tok.kernels import divergence, kept_logprobs, token_score
 from jaxrl_tok.models import transformer
-from jaxrl_tok.types import Leaf, Prompts, pytree
+from jaxrl_tok.types import Batch, Leaf, Prompts, pytree
 
-# Names in docs/notation.md -> what the kernels call them.
-STATISTICS = {name: name for name in ("target_logit", "sum_logits", "lse", "max_logit", "sum_p2")}
+STATISTICS = ("target_logit", "sum_logits", "lse", "max_logit", "sum_p2")
+# Names in docs/notation.md -> what the kernel calls them.
 DISTANCES = {"hellinger": "squared_hellinger", "kl_to_ref": "kl_policy_ref", "js_to_ref": "jsd"}
 # Share of the likeliest token's probability under which Lp-Reg's proxy drops a token; its paper's value.
 PROXY_MIN_P = 0.02
@@ -59,15 +59,13 @@ def score(
     states = _states(params, arch, prompts, tokens, mask, temperature)
     options = {"inv_temperature": states.inverse, "head_layout": "vd", "backend": backend}
     proxy = "proxy_logprobs" in statistics
-    wanted = {STATISTICS[name] for name in statistics if name != "proxy_logprobs"} - {"lse"}
-    wanted |= {"max_logit"} if proxy else set()
-    scores = token_score(
-        states.hidden, states.head, states.targets, statistics=("logprobs", *sorted(wanted)), **options
-    )  # fmt: skip
+    # The log-sum-exp is there in any case.
+    wanted = {"logprobs", *statistics, *(["max_logit"] if proxy else [])} - {"lse", "proxy_logprobs"}
+    scores = token_score(states.hidden, states.head, states.targets, statistics=sorted(wanted), **options)
     logprobs = scores.logprobs
     if keep_thresholds is not None:
         logprobs = kept_logprobs(states.hidden, states.head, states.targets, keep_thresholds, scores.lse, **options)
-    found = {name: jnp.where(mask, getattr(scores, STATISTICS[name]), 0) for name in statistics if name in STATISTICS}
+    found = {name: jnp.where(mask, getattr(scores, name), 0) for name in statistics if name in STATISTICS}
     if "target_logit" in found:
         found["target_logit"] = found["target_logit"] / states.inverse
     if proxy:
@@ -75,6 +73,12 @@ def score(
         kept = kept_logprobs(states.hidden, states.head, states.targets, least, scores.lse, **options)
         found["proxy_logprobs"] = jnp.where(mask, jnp.where(scores.logprobs >= least, kept, -jnp.inf), 0)
     return Scores(logprobs, scores.entropy, found)
+
+
+def score_batch(params: Any, arch: models.Architecture, batch: Batch, *, backend: str = "auto") -> Scores:
+    """Returns `score` of a training batch's completions, as they were sampled."""
+    sampled = (batch.fields["tokens"], batch.fields["mask"], batch.temperature, batch.keep_thresholds)
+    return score(params, arch, batch.prompts, *sampled, backend=backend)
 
 
 def distances(

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxrl_tok import models
+from jaxrl_tok.config.catalogue import STEP_ARRAYS
 from jaxrl_tok.train.prepare import prepare
-from jaxrl_tok.train.recipe import CURRENT_ARRAYS, RATIO_ARRAYS, Recipe, Term
+from jaxrl_tok.train.recipe import Recipe, Term
 from jaxrl_tok.train.rows import add_result, call, split, step_rows, to_rows
-from jaxrl_tok.train.score import score
+from jaxrl_tok.train.score import score_batch
 from jaxrl_tok.types import Batch, Leaf, Mean, TrainState
 
 Metrics = dict[str, Leaf]
@@ -96,11 +97,7 @@ def _objective(
     params: Any, batch: Batch, *, recipe: Recipe, arch: models.Architecture, counts: dict[str, Leaf], backend: str
 ) -> tuple[Leaf, tuple[dict[str, Mean], dict[str, Leaf]]]:
     """Returns this part's share of the objective, and its metrics: means as sums and counts, and maxima."""
-    fields = batch.fields
-    scores = score(
-        params, arch, batch.prompts, fields["tokens"], fields["mask"], batch.temperature, batch.keep_thresholds,
-        backend=backend,
-    )  # fmt: skip
+    scores = score_batch(params, arch, batch, backend=backend)
     rows = step_rows(batch, scores)
     for path in recipe.step:
         add_result(recipe, path, rows)
@@ -122,7 +119,7 @@ def _count(recipe: Recipe, term: Term, batch: Batch) -> Leaf:
     """The term's denominator over the whole batch: its reduction of a loss of zeros."""
     rows = {name: jax.tree.map(to_rows, x) for name, x in batch.fields.items()}
     tokens = jax.ShapeDtypeStruct(rows["mask"].shape, jnp.float32)
-    known = dict.fromkeys(("old_logprobs", *CURRENT_ARRAYS, *RATIO_ARRAYS), tokens) | rows
+    known = dict.fromkeys(("old_logprobs", *STEP_ARRAYS), tokens) | rows
     shape = jax.eval_shape(lambda rows: call(recipe, f"loss.{term.name}", rows), known).shape
     return term.reduction(rows | {"loss": jnp.zeros(shape, jnp.float32), "mask": _counted(term, rows)}).count
 

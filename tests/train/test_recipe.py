@@ -3,7 +3,7 @@ import pytest
 from jaxrl_tok.config.load import known, load_recipe
 from jaxrl_tok.config.schema import RecipeConfig
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.train.recipe import build_recipe
+from jaxrl_tok.train.recipe import REGISTRIES, build_recipe
 from tests.train.cases import recipe
 
 POLICY = {"method": "ppo_clip", "reduction": {"method": "token_mean"}}
@@ -68,6 +68,23 @@ def test_what_cannot_be_is_refused_at_load(changes, line):
     with pytest.raises(ConfigError) as error:
         build(**changes)
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_loss_does_without_what_it_only_may_read():
+    """`kl` has a use for `log_ratio` when there is one; `gpg` leaves none."""
+    mean = {"reduction": {"method": "token_mean"}}
+    losses = {"policy": {"method": "gpg"} | mean, "kl": {"method": "kl"} | mean}
+    assert [term.name for term in build(ratio=None, clip=None, loss=losses).terms] == ["policy", "kl"]
+
+
+@pytest.mark.parametrize("slot", ["advantage", "filter"])
+def test_only_a_token_weight_may_act_in_the_step(slot, monkeypatch):
+    def eager(logprobs, mask):
+        return logprobs
+
+    monkeypatch.setitem(REGISTRIES, slot, {**REGISTRIES[slot], "eager": eager})
+    with pytest.raises(ConfigError, match=f"{slot} = 'eager' reads 'logprobs', which nothing in this run supplies"):
+        build(**{slot: {"method": "eager"}})
 
 
 @pytest.mark.parametrize("name", sorted(known("recipes")))
