@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_tok.models import Architecture, params, transformer
+from jaxrl_tok.models import Architecture, Transformer, params
 from jaxrl_tok.types import Prompts, Sampling
 
 
@@ -16,9 +16,14 @@ def architecture(**changes) -> Architecture:
     return Architecture(**(sizes | {"scale_embedding": True} | changes))
 
 
-def weights(arch: Architecture, seed: int = 0):
-    """Parameters of that model."""
-    return jax.jit(functools.partial(params.init, transformer.specs(arch), seed))()
+def model(**changes) -> Transformer:
+    """A decoder of these sizes."""
+    return Transformer(architecture(**changes))
+
+
+def weights(model, seed: int = 0):
+    """Parameters of a model."""
+    return jax.jit(functools.partial(params.init, model.specs(), seed))()
 
 
 def prompts(count: int, size: int, vocab: int = 37, seed: int = 0) -> Prompts:

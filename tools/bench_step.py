@@ -56,7 +56,7 @@ def configuration(unroll: int = 1, remat: str = "dots") -> "Run":
 
     model = {
         "layers": LAYERS, "dim": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "ffw": 1024, "vocab": VOCAB,
-        "rope_theta": 1e6, "qk_norm": True,
+        "rope": {"theta": 1e6}, "qk_norm": "head",
     }  # fmt: skip
     return Run.model_validate(
         {

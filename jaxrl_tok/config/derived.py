@@ -74,13 +74,17 @@ def mesh_sizes(run: Run, devices: int) -> dict[str, int]:
 def parameters(model: ModelConfig, vocab: int) -> int:
     """Returns the number of parameters.
 
-    V*D (twice with an untied head) + D + layers * (2*D + 2*D*N*H + 2*D*K*H + 3*D*F), and by flags
-    (N + 2*K)*H biases and 2*H norm weights a layer.
+    V*D (twice with an untied head) + D + layers * (2*D + 2*D*N*H + 2*D*K*H + 3*D*F), a second 2*D with norms in both
+    places; with E experts E*(3*D*F + D) in place of 3*D*F; and by flags (N + 2*K)*H, D and 2*F + D biases and 2*H or
+    (N + K)*H norm weights a layer.
     """
-    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    layer = 2 * model.dim + 2 * model.dim * (queries + keys) + 3 * model.dim * model.ffw
-    layer += model.qkv_bias * (queries + 2 * keys) + model.qk_norm * 2 * model.head_dim
-    return vocab * model.dim * (1 if model.tied else 2) + model.dim + model.layers * layer
+    dim, queries, keys = model.dim, model.heads * model.head_dim, model.kv_heads * model.head_dim
+    feed_forward = 3 * dim * model.ffw
+    layer = 2 * dim * (1 + (model.norms == "both")) + 2 * dim * (queries + keys)
+    layer += model.experts * (feed_forward + dim) if model.experts else feed_forward
+    layer += model.qkv_bias * (queries + 2 * keys) + model.o_bias * dim + model.mlp_bias * (2 * model.ffw + dim)
+    layer += {"none": 0, "head": 2 * model.head_dim, "whole": queries + keys}[model.qk_norm]
+    return vocab * dim * (1 if model.tied else 2) + dim + model.layers * layer
 
 
 def fingerprint(run: Run) -> dict[str, bool | int | float | str]:

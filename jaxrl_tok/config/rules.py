@@ -12,6 +12,13 @@ def model_problems(model: ModelConfig) -> list[Problem]:
         found.append((("kv_heads",), f"expected a divisor of heads = {model.heads}"))
     if model.head_dim % 2:
         found.append((("head_dim",), "expected an even number: rotary embedding turns pairs"))
+    if model.experts and not 0 < model.experts_per_token <= model.experts:
+        found.append((("experts_per_token",), f"expected 1 to experts = {model.experts}"))
+    if model.experts and model.mlp_bias:
+        found.append((("mlp_bias",), "expected false: experts have no biases"))
+    for key, rope in (("rope", model.rope), ("local_rope", model.local_rope)):
+        if rope is not None and rope.scaling in ("llama3", "yarn") and not rope.original_length:
+            found.append(((key, "original_length"), f'expected a length: scaling is "{rope.scaling}"'))
     return found
 
 
@@ -89,8 +96,8 @@ def _other_rules(run: Run) -> list[tuple[str, bool, str]]:
         ),
         (
             "tokenizer.path",
-            tokenizer.kind == "characters" and tokenizer.path is not None,
-            'expected none: tokenizer.kind is "characters"',
+            tokenizer.kind != "folder" and tokenizer.path is not None,
+            f'expected none: tokenizer.kind is "{tokenizer.kind}"',
         ),
         (
             "tokenizer.alphabet",

@@ -86,8 +86,9 @@ class DataSection(OpenSection):
 class TokenizerSection(Section):
     """How text becomes tokens."""
 
-    kind: Literal["characters", "folder"] = "characters"
-    """A token for each character, or a folder with a transformers tokenizer."""
+    kind: Literal["characters", "folder", "smollm2"] = "characters"
+    """A token for each character, a folder with a transformers tokenizer, or that of the extra `smollm2`. With
+    `model.weights`, its own unless given."""
     alphabet: Text = ASCII
     """Characters of the `characters` tokenizer. Printable ASCII and the newline unless given."""
     path: Text | None = None
@@ -258,11 +259,39 @@ class EvalSection(Section):
     """What says whether a completion is right (1.0), whatever the training reward is."""
 
 
+class RopeConfig(Section):
+    """Rotary positions of a model, and how they are stretched to longer texts."""
+
+    theta: Positive = 10_000.0
+    """Base of the frequencies."""
+    scaling: Literal["none", "linear", "llama3", "yarn"] = "none"
+    """How frequencies are stretched to texts longer than those of pretraining."""
+    factor: Positive = 1.0
+    """How many times longer."""
+    original_length: Natural = 0
+    """Positions before the stretching (`llama3`, `yarn`)."""
+    low_freq_factor: Positive = 1.0
+    """`llama3`: waves longer than `original_length` over this are stretched in full."""
+    high_freq_factor: Positive = 4.0
+    """`llama3`: waves shorter than `original_length` over this are left alone."""
+    beta_fast: Positive = 32.0
+    """`yarn`: pairs that turn more often than this in `original_length` are left alone."""
+    beta_slow: Positive = 1.0
+    """`yarn`: pairs that turn less often than this in `original_length` are stretched in full."""
+    attention_factor: Positive | None = None
+    """`yarn`: factor on cosine and sine; 0.1 ln(`factor`) + 1 unless given."""
+    truncate: bool = True
+    """`yarn`: the line between the two starts and ends at whole pairs."""
+
+
 class ModelConfig(Section):
-    """A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, SwiGLU."""
+    """A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, a gated feed-forward part or experts."""
 
     name: str = ""
     """Name of the model. Its file's own name unless given."""
+    weights: Text | None = None
+    """Folder in Hugging Face form (`config.json`, safetensors) to start from, or `smollm2` (the extra of that name). It
+    gives all keys below; one that is given here too has to agree. Unset = start at random."""
     layers: Count
     """Layers."""
     dim: Count
@@ -274,21 +303,49 @@ class ModelConfig(Section):
     head_dim: Count
     """Size of a head (H), even."""
     ffw: Count
-    """Width of the feed-forward part (F)."""
+    """Width of the feed-forward part, or of one expert (F)."""
     vocab: Count | None = None
     """Rows of the embedding (V). The tokenizer's size unless given."""
-    rope_theta: Positive = 10_000.0
-    """Base of the rotary frequencies."""
+    rope: RopeConfig = RopeConfig()
+    """Rotary positions."""
+    local_rope: RopeConfig | None = None
+    """Those of the layers with a window. As `rope` unless given."""
     norm_eps: Positive = 1e-6
     """Added to the mean square in RMSNorm."""
-    qk_norm: bool = False
-    """RMSNorm on the queries and keys of each head."""
+    norms: Literal["pre", "post", "both"] = "pre"
+    """RMSNorm before attention and feed-forward, after them (OLMo 2), or in both places (Gemma 3)."""
+    norm_offset: bool = False
+    """RMSNorm multiplies by 1 + its weight (Gemma)."""
+    qk_norm: Literal["none", "head", "whole"] = "none"
+    """RMSNorm on queries and keys: none, over each head (Qwen 3), over all heads together (OLMo 2)."""
     qkv_bias: bool = False
     """Biases on queries, keys and values."""
+    o_bias: bool = False
+    """A bias on what attention gives."""
+    mlp_bias: bool = False
+    """Biases in the feed-forward part; not with experts."""
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    """Activation of the feed-forward part's gate."""
+    attention_scale: Positive | None = None
+    """Factor on attention scores; 1 over the root of `head_dim` unless given."""
+    attention_cap: Positive | None = None
+    """Soft cap c tanh(x / c) on attention scores."""
+    logit_cap: Positive | None = None
+    """Soft cap on logits."""
+    window: Count | None = None
+    """Tokens that a layer with a window sees, itself included; unset = no layer has one."""
+    sliding: Annotated[tuple[bool, ...], Field(strict=False, min_length=1)] = (True,)
+    """Which layers have the window, repeated over all layers."""
     tied: bool = True
     """The output matrix is the embedding."""
     scale_embedding: bool = False
     """Multiply embeddings by the root of `dim`."""
+    experts: Natural = 0
+    """Experts of a layer (E) in place of one feed-forward part; 0 = none."""
+    experts_per_token: Natural = 0
+    """How many of them each token takes."""
+    norm_top_k: bool = True
+    """The weights of a token's experts add up to 1."""
 
 
 class Run(Section):

@@ -1,4 +1,8 @@
 """Decoder-only transformers as pure functions over parameter trees."""
 
+from jaxrl_tok.models.architecture import Architecture as Architecture
 from jaxrl_tok.models.cache import KVCache as KVCache
-from jaxrl_tok.models.transformer import Architecture as Architecture
+from jaxrl_tok.models.model import Hidden as Hidden
+from jaxrl_tok.models.model import Model as Model
+from jaxrl_tok.models.rope import Rope as Rope
+from jaxrl_tok.models.transformer import Transformer as Transformer

@@ -7,88 +7,25 @@ Three ways through it, with the same layers:
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxrl_tok.models import layers
+from jaxrl_tok.models import layers, moe
+from jaxrl_tok.models.architecture import Architecture, Params, specs
 from jaxrl_tok.models.cache import KVCache
-from jaxrl_tok.models.params import ParamSpec
-
-Params = dict[str, Any]
+from jaxrl_tok.models.model import Hidden
+from jaxrl_tok.models.rope import turns as turns_of
+from jaxrl_tok.sharding.constrain import constrain
 
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Sizes and variants of a decoder.
-
-    Training and prefill compile `unroll` layers side by side: faster, and slower to compile.
-    """
-
-    vocab: int
-    layers: int
-    dim: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffw: int
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    qk_norm: bool = False
-    qkv_bias: bool = False
-    tied: bool = True
-    scale_embedding: bool = False
-    dtype: str = "float32"
-    remat: str = "none"
-    unroll: int = 1
-
-
-def specs(arch: Architecture) -> Params:
-    """Returns the tree of `ParamSpec`; every layer parameter has a leading axis of `layers`."""
-    size, dim, ffw, head = arch.layers, arch.dim, arch.ffw, arch.head_dim
-    residual = (2 * arch.layers) ** -0.5  # keeps the residual stream's variance independent of depth
-
-    def matrix(axes: tuple[str | None, ...], *shape: int, fan_in: int, gain: float = 1.0) -> ParamSpec:
-        return ParamSpec((size, *shape), ("layers", *axes), scale=gain * fan_in**-0.5)
-
-    def vector(*shape: int, fill: float) -> ParamSpec:
-        return ParamSpec((size, *shape), ("layers",) + (None,) * len(shape), fill=fill)
-
-    blocks = {
-        "attention_norm": vector(dim, fill=1.0),
-        "q": matrix(("embed", "heads", None), dim, arch.heads, head, fan_in=dim),
-        "k": matrix(("embed", "kv_heads", None), dim, arch.kv_heads, head, fan_in=dim),
-        "v": matrix(("embed", "kv_heads", None), dim, arch.kv_heads, head, fan_in=dim),
-        "o": matrix(("heads", None, "embed"), arch.heads, head, dim, fan_in=arch.heads * head, gain=residual),
-        "mlp_norm": vector(dim, fill=1.0),
-        "gate": matrix(("embed", "ffw"), dim, ffw, fan_in=dim),
-        "up": matrix(("embed", "ffw"), dim, ffw, fan_in=dim),
-        "down": matrix(("ffw", "embed"), ffw, dim, fan_in=ffw, gain=residual),
-    }
-    if arch.qkv_bias:
-        blocks |= {
-            "q_bias": vector(arch.heads, head, fill=0.0),
-            "k_bias": vector(arch.kv_heads, head, fill=0.0),
-            "v_bias": vector(arch.kv_heads, head, fill=0.0),
-        }
-    if arch.qk_norm:
-        blocks |= {"q_norm": vector(head, fill=1.0), "k_norm": vector(head, fill=1.0)}
-    tree = {
-        "embed": ParamSpec((arch.vocab, dim), ("vocab", "embed"), scale=dim**-0.5),
-        "layers": blocks,
-        "final_norm": ParamSpec((dim,), (None,), fill=1.0),
-    }
-    if not arch.tied:
-        tree["head"] = ParamSpec((arch.vocab, dim), ("vocab", "embed"), scale=dim**-0.5)
-    return tree
 
 
 def head(params: Params) -> Float[Array, "V D"]:
@@ -102,10 +39,12 @@ def forward(
     prompts: Int[Array, "P S"],
     lengths: Int[Array, " P"],
     completions: Int[Array, "P G T"],
-) -> tuple[Float[Array, "P S D"], Float[Array, "P G T D"]]:
+    mask: Bool[Array, "P G T"] | None = None,
+) -> Hidden:
     """Returns the last hidden states of left-padded prompts and of their completions.
 
-    `completions[p, g]` follow `prompts[p]`: they see the prompt and themselves, never each other.
+    `completions[p, g]` follow `prompts[p]`: they see the prompt and themselves, never each other. With experts and a
+    `mask`, also how unevenly the tokens of the mask used them, the mean over layers.
     """
     rows, size = prompts.shape
     own_at = lengths[:, None, None] + jnp.arange(completions.shape[-1], dtype=jnp.int32)[None, None]
@@ -115,21 +54,24 @@ def forward(
     def apart(x: Array) -> tuple[Array, Array]:
         return x[:, :size], x[:, size:].reshape(*completions.shape, *x.shape[2:])
 
-    def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
-        (prompt_q, q), (prompt_k, k), (prompt_v, v) = map(apart, (q, k, v))
-        prompt = layers.prompt_attention(prompt_q, prompt_k, prompt_v, lengths)
-        own = layers.completion_attention(q, k, v, prompt_k, prompt_v, lengths)
-        return jnp.concatenate([prompt, own.reshape(rows, -1, *own.shape[3:])], axis=1), None
+    def layer(x: Array, weights: Params, slides: bool) -> tuple[Array, Array | None]:
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+            (prompt_q, q), (prompt_k, k), (prompt_v, v) = map(apart, (q, k, v))
+            how = _how(arch, slides)
+            prompt = layers.prompt_attention(prompt_q, prompt_k, prompt_v, lengths, how)
+            own = layers.completion_attention(q, k, v, prompt_k, prompt_v, lengths, how)
+            return jnp.concatenate([prompt, own.reshape(rows, -1, *own.shape[3:])], axis=1), None
 
-    def layer(x: Array, weights: Params) -> tuple[Array, None]:
-        return _block(x, _ready(weights, arch), arch, turns, attend)
+        x, _, routed = _block(x, _ready(weights, arch), arch, turns[slides], attend)
+        if routed is None or mask is None:
+            return x, None
+        (_, ids), (_, probs) = map(apart, routed)
+        return x, moe.balance(ids, probs, mask)
 
-    if arch.remat != "none":
-        layer = jax.checkpoint(layer, policy=REMAT[arch.remat])
     # A prompt and its completions are one row: what acts on each token alone then runs, and compiles, once.
     tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
-    x, _ = jax.lax.scan(layer, _embed(params, arch, tokens), params["layers"], unroll=arch.unroll)
-    return apart(_final(x, params, arch))
+    x, balances = _through(layer, _embed(params, arch, tokens), params["layers"], arch, remat=arch.remat)
+    return Hidden(*apart(_final(x, params, arch)), None if balances is None else jnp.mean(balances, axis=0))
 
 
 def for_decoding(params: Params, arch: Architecture, length: int) -> Params:
@@ -156,13 +98,15 @@ def prefill(
     """Returns the hidden state of each prompt's last token and, by layer, the keys and values of all of them."""
     turns = _turns(_prompt_positions(prompts, lengths), arch)
 
-    def attend(q: Array, k: Array, v: Array) -> tuple[Array, KVCache]:
-        return layers.prompt_attention(q, k, v, lengths), KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
+    def layer(x: Array, weights: Params, slides: bool) -> tuple[Array, KVCache]:
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, KVCache]:
+            mixed = layers.prompt_attention(q, k, v, lengths, _how(arch, slides))
+            return mixed, KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
-    def layer(x: Array, weights: Params) -> tuple[Array, KVCache]:
-        return _block(x, _ready(weights, arch), arch, turns, attend)
+        x, kept, _ = _block(x, _ready(weights, arch), arch, turns[slides], attend)
+        return x, kept
 
-    x, stacked = jax.lax.scan(layer, _embed(params, arch, prompts), params["layers"], unroll=arch.unroll)
+    x, stacked = _through(layer, _embed(params, arch, prompts), params["layers"], arch)
     caches = tuple(jax.tree.map(lambda c, i=i: c[i], stacked) for i in range(arch.layers))
     return _final(x[:, -1], params, arch), caches
 
@@ -185,31 +129,98 @@ def decode(
     """
     x = _embed(weights, arch, tokens)
     lengths = lengths[prompt_of]
-    turns, longer = weights["turns"][lengths + at], []
-    for layer, own, prompt in zip(weights["layers"], cache, prompt_cache, strict=True):
+    turns = {slides: table[lengths + at] for slides, table in weights["turns"].items()}
+    longer = []
+    for i, (layer, own, prompt) in enumerate(zip(weights["layers"], cache, prompt_cache, strict=True)):
 
-        def attend(q: Array, k: Array, v: Array, own: KVCache = own, prompt: KVCache = prompt) -> Any:
+        def attend(q: Array, k: Array, v: Array, i: int = i, own: KVCache = own, prompt: KVCache = prompt) -> Any:
             own, shared = own.write(at, k, v), prompt.rows(prompt_of)
-            return layers.decode_attention(q, own.k, own.v, at, shared.k, shared.v, lengths), own
+            how = _how(arch, arch.slides(i))
+            return layers.decode_attention(q, own.k, own.v, at, shared.k, shared.v, lengths, how), own
 
-        x, own = _block(x, layer, arch, turns, attend)
+        x, own, _ = _block(x, layer, arch, turns[arch.slides(i)], attend)
         longer.append(own)
     return _final(x, weights, arch), tuple(longer)
 
 
-def _block(x: Array, weights: Params, arch: Architecture, turns: Array, attend: Any) -> tuple[Array, Any]:
-    """One pre-norm layer; `attend(q, k, v)` returns the mixed values and whatever it wants to keep."""
-    h = layers.rms_norm(x, weights["attention_norm"], arch.norm_eps)
-    q, k, v = layers.project(h, weights, turns, arch.norm_eps)
-    mixed, kept = attend(q, k, v)
-    mixed = mixed.reshape(*x.shape[:-1], arch.heads, arch.head_dim)
-    x = x + jnp.einsum("...NH,NHD->...D", mixed, weights["o"])
-    h = layers.rms_norm(x, weights["mlp_norm"], arch.norm_eps)
-    return x + layers.swiglu(h, weights["gate_up"], weights["down"]), kept
+def _through(layer: Any, x: Array, weights: Params, arch: Architecture, remat: str = "none") -> tuple[Array, Any]:
+    """Takes x through all layers, `layer(x, weights, slides) -> (x, kept)`; returns x and what was kept, by layer.
+
+    Layers of one kind are one step of a scan; where kinds repeat after several layers, these are one step.
+    """
+
+    def step(x: Array, weights: Params) -> tuple[Array, Any]:
+        if arch.period == 1:
+            return of_kind[arch.slides(0)](x, weights)
+        kept = []
+        for i in range(arch.period):
+            x, one = of_kind[arch.slides(i)](x, jax.tree.map(lambda w, i=i: w[i], weights))
+            kept.append(one)
+        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *kept)
+
+    of_kind = {slides: lambda x, weights, slides=slides: layer(x, weights, slides) for slides in (False, True)}
+    if remat != "none":
+        of_kind = {slides: jax.checkpoint(one, policy=REMAT[remat]) for slides, one in of_kind.items()}
+    whole = arch.layers // arch.period * arch.period
+    periods = weights
+    if arch.period > 1:
+        periods = jax.tree.map(lambda w: w[:whole].reshape(-1, arch.period, *w.shape[1:]), weights)
+    x, kept = jax.lax.scan(step, x, periods, unroll=arch.unroll)
+    if arch.period == 1:
+        return x, kept
+    kept = [jax.tree.map(lambda k: k.reshape(-1, *k.shape[2:]), kept)]
+    for i in range(whole, arch.layers):
+        x, one = of_kind[arch.slides(i)](x, jax.tree.map(lambda w, i=i: w[i], weights))
+        kept.append(jax.tree.map(lambda k: k[None], one))
+    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept)
 
 
-def _turns(positions: Array, arch: Architecture) -> Array:
-    return layers.turns(positions, arch.head_dim, arch.rope_theta)
+def _block(x: Array, weights: Params, arch: Architecture, turns: Array, attend: Any) -> tuple[Array, Any, Any]:
+    """One layer; `attend(q, k, v)` returns the mixed values and whatever it wants to keep.
+
+    Also returns the experts that were chosen and their probabilities, None without experts.
+    """
+    norm = functools.partial(_norm, weights=weights, arch=arch)
+    q, k, v = layers.project(norm(x, "attention_norm"), weights, turns, arch.norm_eps, offset=arch.norm_offset)
+    mixed, kept = attend(*(_over_heads(y) for y in (q, k, v)))
+    y = jnp.einsum("...NH,NHD->...D", mixed.reshape(*x.shape[:-1], arch.heads, arch.head_dim), weights["o"])
+    if "o_bias" in weights:
+        y = y + weights["o_bias"].reshape((1,) * (y.ndim - 1) + (-1,))
+    x = _over_tokens(x + norm(y, "attention_post_norm"))
+    h, routed = norm(x, "mlp_norm"), None
+    if arch.experts:
+        ids, shares, probs = moe.route(h, weights["router"], arch.experts_per_token, arch.norm_top_k)
+        y = moe.experts(h, ids, shares, weights["gate_up"], weights["down"], arch.activation)
+        routed = ids, probs
+    else:
+        y = layers.mlp(h, weights, arch.activation)
+    return _over_tokens(x + norm(y, "mlp_post_norm")), kept, routed
+
+
+def _norm(x: Array, name: str, *, weights: Params, arch: Architecture) -> Array:
+    """The named norm, where the layer has it."""
+    return layers.rms_norm(x, weights[name], arch.norm_eps, offset=arch.norm_offset) if name in weights else x
+
+
+def _over_tokens(x: Array) -> Array:
+    """Between layers every token is on its own, and rows of them are split by position too."""
+    return constrain(x, "batch", "tokens", None) if x.ndim == 3 else x
+
+
+def _over_heads(x: Array) -> Array:
+    """In attention every key/value head is on its own, and sees the whole row."""
+    return constrain(x, "batch", None, "heads", *(None,) * (x.ndim - 3)) if x.ndim >= 4 else x
+
+
+def _how(arch: Architecture, slides: bool) -> layers.Attention:
+    return layers.Attention(arch.attention_scale, arch.attention_cap, arch.window if slides else None)
+
+
+def _turns(positions: Array, arch: Architecture) -> dict[bool, Array]:
+    """The turns of each kind of layer: with the window and without."""
+    whole = turns_of(positions, arch.head_dim, arch.rope)
+    local = arch.local_rope if arch.window is not None else None
+    return {False: whole, True: whole if local is None else turns_of(positions, arch.head_dim, local)}
 
 
 def _prompt_positions(prompts: Array, lengths: Array) -> Array:
@@ -221,13 +232,60 @@ def _prompt_positions(prompts: Array, lengths: Array) -> Array:
 def _embed(params: Params, arch: Architecture, tokens: Array) -> Array:
     x = params["embed"][tokens].astype(arch.dtype)
     # Unit variance at the start whatever the width, while a tied head keeps its small initial scale.
-    return x * jnp.asarray(arch.dim**0.5, x.dtype) if arch.scale_embedding else x
+    return _over_tokens(x * jnp.asarray(arch.dim**0.5, x.dtype) if arch.scale_embedding else x)
 
 
 def _final(x: Array, params: Params, arch: Architecture) -> Array:
-    return layers.rms_norm(x, params["final_norm"], arch.norm_eps)
+    return layers.rms_norm(x, params["final_norm"], arch.norm_eps, offset=arch.norm_offset)
 
 
 def _ready(layer: Params, arch: Architecture) -> Params:
     """Brings one layer's weights to the form and the type of the computation."""
     return layers.fuse(jax.tree.map(lambda w: w.astype(arch.dtype), layer))
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+    """The built-in decoder as a `Model`."""
+
+    arch: Architecture
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the embedding."""
+        return self.arch.vocab
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The soft cap on logits."""
+        return self.arch.logit_cap
+
+    def specs(self) -> Params:
+        """Returns `specs`."""
+        return specs(self.arch)
+
+    def forward(
+        self, params: Params, prompts: Array, lengths: Array, completions: Array, mask: Array | None = None
+    ) -> Hidden:
+        """Returns `forward`."""
+        return forward(params, self.arch, prompts, lengths, completions, mask)
+
+    def head(self, params: Params) -> Array:
+        """Returns `head`."""
+        return head(params)
+
+    def for_decoding(self, params: Params, length: int) -> Params:
+        """Returns `for_decoding`."""
+        return for_decoding(params, self.arch, length)
+
+    def prefill(self, params: Params, prompts: Array, lengths: Array) -> tuple[Array, tuple[KVCache, ...]]:
+        """Returns `prefill`."""
+        return prefill(params, self.arch, prompts, lengths)
+
+    def empty_cache(self, rows: int, length: int) -> tuple[KVCache, ...]:
+        """Returns `empty_cache`."""
+        return empty_cache(self.arch, rows, length)
+
+    def decode(self, weights: Params, *arrays: Any) -> tuple[Array, tuple[KVCache, ...]]:
+        """Returns `decode`."""
+        return decode(weights, self.arch, *arrays)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer, Key
 
 from jaxrl_tok import models
-from jaxrl_tok.models import transformer
 from jaxrl_tok.samplers import draw
 from jaxrl_tok.types import Prompts, Rollouts, Sampling
 
@@ -26,7 +25,7 @@ class _Loop(NamedTuple):
     token: Array  # i32[B], the last of them
     live: Array  # bool[B]
     waiting: Array  # i32[], the next request to admit
-    cache: tuple[models.KVCache, ...]
+    cache: Any
     tokens: Array  # i32[N, T]
     logprobs: Array  # f32[N, T]
     thresholds: Array  # f32[N, T]
@@ -51,7 +50,7 @@ def request_keys(
 
 def generate(
     params: Any,
-    arch: models.Architecture,
+    model: models.Model,
     prompts: Prompts,
     keys: Key[Array, "P G"],
     sampling: Sampling,
@@ -70,13 +69,13 @@ def generate(
     """
     count, group = keys.shape
     flat = jax.tree.map(lambda x: x.reshape(-1), (keys, sampling))
-    hidden, prompt_cache = transformer.prefill(params, arch, prompts.tokens, prompts.lengths)
+    hidden, prompt_cache = model.prefill(params, prompts.tokens, prompts.lengths)
     slots = min(slots, count * group)
-    state = _start(arch, slots, count * group, max_tokens, axis_name)
+    state = _start(model, slots, count * group, max_tokens, axis_name)
     body = functools.partial(
         _step,
-        weights=transformer.for_decoding(params, arch, prompts.tokens.shape[1] + max_tokens),
-        arch=arch,
+        weights=model.for_decoding(params, prompts.tokens.shape[1] + max_tokens),
+        model=model,
         lengths=prompts.lengths,
         group=group,
         hidden=hidden,
@@ -101,16 +100,14 @@ def generate(
     return rollouts, state.steps
 
 
-def _start(
-    arch: models.Architecture, slots: int, requests: int, size: int, axis_name: str | tuple[str, ...] | None
-) -> _Loop:
+def _start(model: models.Model, slots: int, requests: int, size: int, axis_name: str | tuple[str, ...] | None) -> _Loop:
     state = _Loop(
         request=jnp.arange(slots, dtype=jnp.int32),
         length=jnp.zeros(slots, jnp.int32),
         token=jnp.zeros(slots, jnp.int32),
         live=jnp.ones(slots, bool),
         waiting=jnp.int32(slots),
-        cache=transformer.empty_cache(arch, slots, size),
+        cache=model.empty_cache(slots, size),
         tokens=jnp.zeros((requests, size), jnp.int32),
         logprobs=jnp.zeros((requests, size), jnp.float32),
         thresholds=jnp.full((requests, size), -jnp.inf, jnp.float32),
@@ -127,11 +124,11 @@ def _step(
     state: _Loop,
     *,
     weights: Any,
-    arch: models.Architecture,
+    model: models.Model,
     lengths: Array,
     group: int,
     hidden: Array,
-    prompt_cache: tuple[models.KVCache, ...],
+    prompt_cache: Any,
     keys: Array,
     sampling: Sampling,
     end_ids: tuple[int, ...],
@@ -144,10 +141,12 @@ def _step(
     prompt_of = request // group
     # A slot that has just started has no token to feed: what it reads is its prompt's last hidden state.
     fed = jnp.maximum(state.length - 1, 0)
-    decoded, cache = transformer.decode(weights, arch, state.token, fed, state.cache, prompt_cache, prompt_of, lengths)
+    decoded, cache = model.decode(weights, state.token, fed, state.cache, prompt_cache, prompt_of, lengths)
     seen = jnp.where((state.length == 0)[:, None], hidden[prompt_of], decoded)
-    head = transformer.head(weights)
+    head = model.head(weights)
     logits = jnp.einsum("BD,VD->BV", seen, head, preferred_element_type=jnp.float32)
+    if model.logit_cap is not None:
+        logits = model.logit_cap * jnp.tanh(logits / model.logit_cap)
     ask = jax.tree.map(lambda x: x[request], sampling)
     token, logprob, threshold = draw(
         jax.vmap(jax.random.fold_in)(keys[request], state.length),

@@ -9,9 +9,9 @@ from jax.sharding import AxisType, Mesh
 
 from jaxrl_tok.errors import ShardingError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 # The axes over which a batch of prompts is split.
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp", "expert")
 
 
 def make_mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Mesh:

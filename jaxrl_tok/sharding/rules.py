@@ -17,6 +17,7 @@ RULES: Mapping[str, str | None] = {
     "kv_heads": "tensor",
     "ffw": "tensor",
     "vocab": "tensor",
+    "experts": "expert",
 }
 
 

@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxrl_tok import models
 from jaxrl_tok.config.schema import ModelConfig, Run, TrainSection
 from jaxrl_tok.errors import ConfigError, ShardingError
+from jaxrl_tok.io import weights
 from jaxrl_tok.io.tokenizer import Tokenizer
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.models import transformer
 from jaxrl_tok.sharding.mesh import batch_shards, make_mesh
 from jaxrl_tok.sharding.rules import param_shardings
 from jaxrl_tok.train import programs
@@ -50,7 +50,7 @@ class Build:
     """All that the loop calls."""
 
     run: Run
-    arch: models.Architecture
+    model: models.Model
     specs: Any
     mesh: Mesh
     warmup: Stage
@@ -64,9 +64,17 @@ class Build:
 
 def architecture(model: ModelConfig, train: TrainSection, vocab: int) -> models.Architecture:
     """Returns the model's sizes, with the vocabulary of the tokenizer unless the model sets a larger one."""
-    options = model.model_dump(exclude={"name", "vocab"})
-    dtype, remat, unroll = train.dtype, train.remat, min(train.unroll, model.layers)
-    return models.Architecture(**options, vocab=model.vocab or vocab, dtype=dtype, remat=remat, unroll=unroll)
+    options = model.model_dump(exclude={"name", "weights", "vocab", "rope", "local_rope"})
+    local = None if model.local_rope is None else models.Rope(**model.local_rope.model_dump())
+    return models.Architecture(
+        **options,
+        vocab=model.vocab or vocab,
+        rope=models.Rope(**model.rope.model_dump()),
+        local_rope=local,
+        dtype=train.dtype,
+        remat=train.remat,
+        unroll=min(train.unroll, model.layers),
+    )
 
 
 def build(run: Run, tokenizer: Tokenizer, num_prompts: int | None = None) -> Build:
@@ -76,29 +84,29 @@ def build(run: Run, tokenizer: Tokenizer, num_prompts: int | None = None) -> Bui
       ConfigError: the recipe cannot be bound, or keeps something for each prompt of an endless set.
       ShardingError: the mesh does not fit the devices, the parameters or the batch.
     """
-    arch = architecture(run.model, run.train, tokenizer.size)
-    specs = transformer.specs(arch)
+    model = models.Transformer(architecture(run.model, run.train, tokenizer.size))
+    specs = model.specs()
     mesh = make_mesh(run.mesh.model_dump())
     _check_batch(run, batch_shards(mesh))
     rollout = run.rollout
-    warmup, main = _stages(run, arch, specs, mesh, num_prompts)
+    warmup, main = _stages(run, model, specs, mesh, num_prompts)
     return Build(
         run=run,
-        arch=arch,
+        model=model,
         specs=specs,
         mesh=mesh,
         warmup=warmup,
         main=main,
         rollout=programs.rollout_program(
-            arch,
+            model,
             mesh,
             seed=run.run.seed,
             max_tokens=rollout.max_tokens,
             end_ids=tokenizer.eos_ids,
             slots=rollout.slots or rollout.prompts * rollout.group,
         ),
-        score=programs.score_program(arch),
-        distances=programs.distances_program(arch),
+        score=programs.score_program(model),
+        distances=programs.distances_program(model),
         priority=programs.priority_program(run.run.seed),
         filtered=rollout.top_k > 0 or rollout.top_p < 1 or rollout.min_p > 0,
     )
@@ -107,8 +115,11 @@ def build(run: Run, tokenizer: Tokenizer, num_prompts: int | None = None) -> Bui
 def init_state(built: Build) -> TrainState:
     """Returns the state that a run starts from, on the mesh."""
     first = built.warmup if built.warmup.steps else built.main
-    draw = functools.partial(model_params.init, built.specs, built.run.run.seed, jnp.dtype(built.run.train.param_dtype))
-    return fresh_stage(first, compiled(draw, out_shardings=_shardings(first.template.params))())
+    dtype, shardings = jnp.dtype(built.run.train.param_dtype), _shardings(first.template.params)
+    if built.run.model.weights is not None:
+        return fresh_stage(first, weights.load(built.run.model.weights, built.specs, shardings, dtype))
+    draw = functools.partial(model_params.init, built.specs, built.run.run.seed, dtype)
+    return fresh_stage(first, compiled(draw, out_shardings=shardings)())
 
 
 def fresh_stage(stage: Stage, params: Any) -> TrainState:
@@ -167,22 +178,20 @@ def sampling(run: Run, prompts: int) -> Sampling:
     )
 
 
-def _stages(
-    run: Run, arch: models.Architecture, specs: Any, mesh: Mesh, num_prompts: int | None
-) -> tuple[Stage, Stage]:
+def _stages(run: Run, model: models.Model, specs: Any, mesh: Mesh, num_prompts: int | None) -> tuple[Stage, Stage]:
     """Returns the warm-up and the main part."""
     warm, rate_of, train = run.warmup, run.optimizer, run.train
     warm_rate = schedule(warm.schedule, warm.learning_rate, warmup=warm.warmup_steps, total=warm.steps)
     updates = train.minibatches * train.epochs
     total = run.run.steps * updates
     main_rate = schedule(rate_of.schedule, rate_of.learning_rate, warmup=rate_of.warmup_steps, total=total)
-    warm_recipe, main_recipe = (build_recipe(recipe, arch.vocab) for recipe in (warm.recipe, run.recipe))
+    warm_recipe, main_recipe = (build_recipe(recipe, model.vocab) for recipe in (warm.recipe, run.recipe))
     # What the main part keeps, the warm-up's checkpoints have a place for.
     shared = {
         "reference": main_recipe.keeps_reference,
         "init_methods": _method_states(run.recipe.name, main_recipe, num_prompts),
     }
-    stage = functools.partial(_stage, run, arch, specs, mesh, **shared)
+    stage = functools.partial(_stage, run, model, specs, mesh, **shared)
     return (
         stage("warmup", warm_recipe, warm_rate, steps=warm.steps, prompts=warm.batch, parts=(1, 1, 1)),
         stage(
@@ -194,7 +203,7 @@ def _stages(
 
 def _stage(
     run: Run,
-    arch: models.Architecture,
+    model: models.Model,
     specs: Any,
     mesh: Mesh,
     name: str,
@@ -225,7 +234,7 @@ def _stage(
         template=template,
         assemble=programs.assemble_program(recipe, shardings),
         update=programs.update_program(
-            recipe, arch, chain, rate,
+            recipe, model, chain, rate,
             minibatches=minibatches, microbatches=microbatches, shardings=shardings,
         ),
     )  # fmt: skip

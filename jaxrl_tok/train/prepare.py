@@ -19,7 +19,7 @@ def prepare(
     batch: Batch,
     *,
     recipe: Recipe,
-    arch: models.Architecture,
+    model: models.Model,
     microbatches: int = 1,
     backend: str = "auto",
 ) -> tuple[Batch, States]:
@@ -33,7 +33,7 @@ def prepare(
         return batch, states
     states, fields = dict(states), dict(batch.fields)
     group = fields["mask"].shape[1]
-    rows = step_rows(batch, _scores(params, batch, arch, microbatches, backend))
+    rows = step_rows(batch, _scores(params, batch, model, microbatches, backend))
     for path, method in recipe.step.items():
         if method.prepare is not None:
             if method.init is None:
@@ -46,6 +46,6 @@ def prepare(
     return jax.lax.stop_gradient((Batch(batch.prompts, fields, batch.temperature, batch.keep_thresholds), states))
 
 
-def _scores(params: Any, batch: Batch, arch: models.Architecture, microbatches: int, backend: str) -> Scores:
-    of_part = functools.partial(score_batch, params, arch, backend=backend)
+def _scores(params: Any, batch: Batch, model: models.Model, microbatches: int, backend: str) -> Scores:
+    of_part = functools.partial(score_batch, params, model, backend=backend)
     return of_part(batch) if microbatches == 1 else join(jax.lax.map(of_part, split(batch, microbatches)))

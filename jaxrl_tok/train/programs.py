@@ -24,7 +24,7 @@ TRAIN, EVAL, PRIORITY = 0, 1, 2
 
 
 def rollout_program(
-    arch: models.Architecture, mesh: Mesh, *, seed: int, max_tokens: int, end_ids: tuple[int, ...], slots: int
+    model: models.Model, mesh: Mesh, *, seed: int, max_tokens: int, end_ids: tuple[int, ...], slots: int
 ) -> Callable[..., tuple[Rollouts, Leaf]]:
     """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`.
 
@@ -37,7 +37,7 @@ def rollout_program(
         keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
         local = prompts.ids.shape[0] * group
         rollouts, steps = generate(
-            params, arch, prompts, keys, sampling,
+            params, model, prompts, keys, sampling,
             max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards) if slots else local,
             axis_name=BATCH_AXES if shards > 1 else None,
         )  # fmt: skip
@@ -50,7 +50,7 @@ def rollout_program(
     return compiled(jax.shard_map(sample, mesh=mesh, **specs))
 
 
-def score_program(arch: models.Architecture) -> Callable[..., Scores]:
+def score_program(model: models.Model) -> Callable[..., Scores]:
     """Returns `f(params, prompts, rollouts, filtered, statistics) -> Scores`."""
 
     def run(
@@ -58,19 +58,19 @@ def score_program(arch: models.Architecture) -> Callable[..., Scores]:
     ) -> Scores:
         thresholds = rollouts.keep_thresholds if filtered else None
         sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
-        return score(params, arch, prompts, *sampled, thresholds, statistics=statistics)
+        return score(params, model, prompts, *sampled, thresholds, statistics=statistics)
 
     return compiled(run, static_argnames=("filtered", "statistics"))
 
 
-def distances_program(arch: models.Architecture) -> Callable[..., dict[str, Leaf]]:
+def distances_program(model: models.Model) -> Callable[..., dict[str, Leaf]]:
     """Returns `f(params, ref_params, prompts, rollouts, kinds) -> distances by name`."""
 
     def run(
         params: Any, ref_params: Any, prompts: Prompts, rollouts: Rollouts, kinds: tuple[str, ...]
     ) -> dict[str, Leaf]:
         sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
-        return distances(params, ref_params, arch, prompts, *sampled, kinds=kinds)
+        return distances(params, ref_params, model, prompts, *sampled, kinds=kinds)
 
     return compiled(run, static_argnames="kinds")
 
@@ -93,7 +93,7 @@ def assemble_program(recipe: Recipe, shardings: TrainState) -> Callable[..., tup
 
 def update_program(
     recipe: Recipe,
-    arch: models.Architecture,
+    model: models.Model,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     *,
@@ -110,7 +110,7 @@ def update_program(
         if minibatches > 1:
             batch = jax.tree.map(lambda x: x if x.ndim == 0 else _take(x, part, minibatches), batch)
         return train_step(
-            state, batch, recipe=recipe, arch=arch, optimizer=optimizer, rate=rate, microbatches=microbatches
+            state, batch, recipe=recipe, model=model, optimizer=optimizer, rate=rate, microbatches=microbatches
         )
 
     # The new state lies as the old one did; else the second call would compile again.

@@ -24,7 +24,7 @@ def train_step(
     batch: Batch,
     *,
     recipe: Recipe,
-    arch: models.Architecture,
+    model: models.Model,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     microbatches: int = 1,
@@ -36,7 +36,7 @@ def train_step(
     batch, so the split changes nothing but rounding. A step whose loss or gradient is not finite leaves the
     state as it was; the metrics then say which term (`loss/NAME`) it was.
     """
-    program = {"recipe": recipe, "arch": arch, "microbatches": microbatches, "backend": backend}
+    program = {"recipe": recipe, "model": model, "microbatches": microbatches, "backend": backend}
     batch, method_state = prepare(state.params, state.method_state, batch, **program)
     grads, metrics = gradients(state.params, batch, **program)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -57,13 +57,13 @@ def gradients(
     batch: Batch,
     *,
     recipe: Recipe,
-    arch: models.Architecture,
+    model: models.Model,
     microbatches: int = 1,
     backend: str = "auto",
 ) -> tuple[Any, Metrics]:
     """Returns the gradient of the objective on `batch`, and its metrics; see `train_step`."""
     counts = {term.name: _count(recipe, term, batch) for term in recipe.terms}
-    objective = functools.partial(_objective, recipe=recipe, arch=arch, counts=counts, backend=backend)
+    objective = functools.partial(_objective, recipe=recipe, model=model, counts=counts, backend=backend)
     gradient = jax.value_and_grad(objective, has_aux=True)
     if microbatches == 1:
         (_, seen), grads = gradient(params, batch)
@@ -94,10 +94,10 @@ def _accumulate(gradient: Any, params: Any, parts: Batch) -> tuple[Any, Any]:
 
 
 def _objective(
-    params: Any, batch: Batch, *, recipe: Recipe, arch: models.Architecture, counts: dict[str, Leaf], backend: str
+    params: Any, batch: Batch, *, recipe: Recipe, model: models.Model, counts: dict[str, Leaf], backend: str
 ) -> tuple[Leaf, tuple[dict[str, Mean], dict[str, Leaf]]]:
     """Returns this part's share of the objective, and its metrics: means as sums and counts, and maxima."""
-    scores = score_batch(params, arch, batch, backend=backend)
+    scores = score_batch(params, model, batch, backend=backend)
     rows = step_rows(batch, scores)
     for path in recipe.step:
         add_result(recipe, path, rows)

@@ -4,9 +4,11 @@ import pytest
 
 from jaxrl_tok.config import derived as sizes
 from jaxrl_tok.config.load import load_model, load_run
-from jaxrl_tok.config.schema import ModelConfig
+from jaxrl_tok.config.schema import ModelConfig, TrainSection
 from jaxrl_tok.errors import ShardingError
-from jaxrl_tok.models import Architecture, params, transformer
+from jaxrl_tok.models import params
+from jaxrl_tok.models.architecture import specs as specs_of
+from jaxrl_tok.train.build import architecture
 
 RUN = 'model = "tiny"\nrecipe = "grpo"\n[reward.r]\nfunction = "verifier"\n'
 
@@ -70,10 +72,19 @@ def test_the_mesh_must_fit(run):
             sizes.mesh_sizes(run(setting), devices)
 
 
-@pytest.mark.parametrize("flags", [{}, {"tied": False, "qkv_bias": True}, {"qk_norm": True}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"tied": False, "qkv_bias": True},
+        {"qk_norm": "head", "norms": "post"},
+        {"qk_norm": "whole", "norms": "both", "o_bias": True, "mlp_bias": True},
+        {"experts": 3, "experts_per_token": 2},
+    ],
+)
 def test_parameters_are_those_of_the_model(flags):
     model = ModelConfig(layers=3, dim=20, heads=6, kv_heads=2, head_dim=4, ffw=28, **flags)
-    specs = transformer.specs(Architecture(vocab=17, **model.model_dump(exclude={"name", "vocab"})))
+    specs = specs_of(architecture(model, TrainSection(), 17))
     assert sizes.parameters(model, 17) == params.count(specs)
 
 

@@ -16,7 +16,7 @@ from tests import tiny
 from tests.train import cases
 
 SGD = optax.sgd(0.1)
-ARCH = tiny.architecture(layers=1)
+MODEL = tiny.model(layers=1)
 VOCABULARY = 37
 
 
@@ -77,14 +77,14 @@ def assembled(recipe):
 
 
 def update(recipe, parts):
-    options = {"recipe": recipe, "arch": ARCH, "optimizer": SGD, "rate": lambda step: 0.1}
+    options = {"recipe": recipe, "model": MODEL, "optimizer": SGD, "rate": lambda step: 0.1}
     return jax.jit(lambda state, batch: train_step(state, batch, microbatches=parts, **options))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", same_steps(), ids=" ".join)
 def test_an_update_is_finite_and_moves_the_policy(names):
-    params, step = tiny.weights(ARCH), None
+    params, step = tiny.weights(MODEL), None
     for name in names:
         recipe = RECIPES[name]
         batch, states = assembled(recipe)
@@ -100,7 +100,7 @@ PREPARING = sorted(name for name, recipe in RECIPES.items() if recipe.passes(1)[
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PREPARING)
 def test_a_statistic_of_the_minibatch_does_not_depend_on_microbatches(name):
-    recipe, params = RECIPES[name], tiny.weights(ARCH)
+    recipe, params = RECIPES[name], tiny.weights(MODEL)
     batch, states = assembled(recipe)
     state = TrainState(params, SGD.init(params), jnp.int32(0), None, states)
     (one, whole), (four, parts) = (update(recipe, n)(state, batch) for n in (1, 4))

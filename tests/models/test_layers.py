@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.models import layers
+from jaxrl_tok.models.rope import Rope, rotate, turns
 
 
 def softmax(x):
@@ -29,9 +30,7 @@ def test_rope_turns_pairs_and_keeps_relative_angles():
     q, k = random(1, 1, 8), random(1, 1, 8, seed=1)
 
     def turned(x, at):
-        return np.asarray(layers.rope(jnp.asarray(x, jnp.float32), layers.turns(jnp.array([at], jnp.int32), 8, 100.0)))[
-            0, 0
-        ]
+        return np.asarray(rotate(jnp.asarray(x, jnp.float32), turns(jnp.array([at], jnp.int32), 8, Rope(100.0))))[0, 0]
 
     # Pair i is (x[i], x[i + 4]), turned by at * 100^(-i/4): at position 3, pair 1.
     angle = 3 * 100.0 ** (-1 / 4)
@@ -43,14 +42,16 @@ def test_rope_turns_pairs_and_keeps_relative_angles():
 
 def test_rope_angles_are_float32_in_bfloat16():
     x = jnp.ones((2, 1, 4), jnp.bfloat16)
-    got = np.asarray(layers.rope(x, layers.turns(jnp.array([256, 257], jnp.int32), 4, 10.0)), np.float32)
+    got = np.asarray(rotate(x, turns(jnp.array([256, 257], jnp.int32), 4, Rope(10.0))), np.float32)
     assert abs(got[0, 0, 0] - got[1, 0, 0]) > 0.1  # bfloat16 would round 257 to 256
 
 
 def test_swiglu_by_hand():
     x, gate, up, down = (jnp.array(v, jnp.float32) for v in ([[2.0]], [[1.0]], [[3.0]], [[0.5]]))
     gate_up = jnp.stack([gate, up], axis=1)
-    np.testing.assert_allclose(layers.swiglu(x, gate_up, down), [[2 / (1 + np.exp(-2)) * 6 * 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(
+        layers.mlp(x, {"gate_up": gate_up, "down": down}), [[2 / (1 + np.exp(-2)) * 6 * 0.5]], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("length", [1, 3, 4])
@@ -108,7 +109,7 @@ def test_fused_products_are_those_of_the_separate_weights():
     x, w = jnp.asarray(random(2, 8), jnp.float32), separate_weights()
     fused = layers.fuse(w | {"o": jnp.ones(1)})
     assert set(fused) == {"qkv", "gate_up", "o"}
-    q, k, v = layers.project(x, fused, layers.turns(jnp.zeros(2, jnp.int32), 4, 10.0), 1e-6)
+    q, k, v = layers.project(x, fused, turns(jnp.zeros(2, jnp.int32), 4, Rope(10.0)), 1e-6)
     for n in range(4):  # query head n serves with key/value head n // 2
         np.testing.assert_allclose(q[:, n // 2, n % 2], x @ w["q"][:, n], rtol=1e-4, atol=1e-5)
     for n in range(2):
@@ -117,12 +118,12 @@ def test_fused_products_are_those_of_the_separate_weights():
     down = jnp.asarray(random(6, 8), jnp.float32)
     gate, up = np.asarray(x @ w["gate"], np.float64), np.asarray(x @ w["up"], np.float64)
     want = gate / (1 + np.exp(-gate)) * up @ np.asarray(down)
-    np.testing.assert_allclose(layers.swiglu(x, fused["gate_up"], down), want, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(layers.mlp(x, {"gate_up": fused["gate_up"], "down": down}), want, rtol=1e-3, atol=1e-4)
 
 
 def test_project_adds_biases_and_norms_where_the_weights_have_them():
     x, w = jnp.asarray(random(2, 8), jnp.float32), separate_weights()
-    at, fused = layers.turns(jnp.zeros(2, jnp.int32), 4, 10.0), layers.fuse(w)
+    at, fused = turns(jnp.zeros(2, jnp.int32), 4, Rope(10.0)), layers.fuse(w)
     q, k, v = layers.project(x, fused, at, 1e-6)
     bias = {f"{n}_bias": jnp.asarray(random(*w[n].shape[1:], seed=7), jnp.float32) for n in "qkv"}
     shifted = layers.project(x, fused | bias, at, 1e-6)

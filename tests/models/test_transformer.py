@@ -3,20 +3,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl_tok.models import Rope, transformer
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.models import transformer
 from tests import tiny
 
 VARIANTS = [
     {},
-    {"qk_norm": True, "qkv_bias": True, "tied": False},
+    {"qk_norm": "head", "qkv_bias": True, "tied": False},
     {"kv_heads": 4, "scale_embedding": False, "layers": 3},
+    # As Gemma 3: two layers with a window and positions of their own, one without, and again.
+    {
+        "layers": 5,
+        "norms": "both",
+        "norm_offset": True,
+        "qk_norm": "head",
+        "activation": "gelu_tanh",
+        "attention_scale": 0.3,
+        "attention_cap": 2.0,
+        "window": 4,
+        "sliding": (True, True, False),
+        "rope": Rope(1000.0, "linear", 4.0),
+        "local_rope": Rope(100.0),
+    },
+    # As OLMo 2.
+    {"norms": "post", "qk_norm": "whole", "o_bias": True, "mlp_bias": True},
+    {"experts": 5, "experts_per_token": 2, "ffw": 16},
 ]
 
 
-forward = jax.jit(transformer.forward, static_argnums=1)
-prefill = jax.jit(transformer.prefill, static_argnums=1)
-decode = jax.jit(transformer.decode, static_argnums=1)
+forward = jax.jit(lambda weights, model, *arrays: model.forward(weights, *arrays), static_argnums=1)
+prefill = jax.jit(lambda weights, model, *arrays: model.prefill(weights, *arrays), static_argnums=1)
+decode = jax.jit(lambda weights, model, *arrays: model.decode(weights, *arrays), static_argnums=1)
 
 
 def completions(prompts, group=3, size=5, seed=1):
@@ -27,45 +44,46 @@ def completions(prompts, group=3, size=5, seed=1):
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_a_completion_after_its_prompt_is_one_text(changes):
     """Completions scored over a shared prompt equal the two joined to one prompt."""
-    arch = tiny.architecture(**changes)
-    weights = tiny.weights(arch)
+    model = tiny.model(**changes)
+    weights = tiny.weights(model)
     prompts = tiny.prompts(3, 6)
     after = completions(prompts)
-    _, hidden = forward(weights, arch, prompts.tokens, prompts.lengths, after)
+    hidden = forward(weights, model, prompts.tokens, prompts.lengths, after).completion
     joined = jnp.concatenate([prompts.tokens[:, None].repeat(3, axis=1), after], axis=-1).reshape(9, 11)
-    whole, _ = forward(weights, arch, joined, prompts.lengths.repeat(3) + 5, jnp.zeros((9, 1, 1), jnp.int32))
+    whole = forward(weights, model, joined, prompts.lengths.repeat(3) + 5, jnp.zeros((9, 1, 1), jnp.int32)).prompt
     np.testing.assert_allclose(hidden.reshape(9, 5, -1), whole[:, -5:], rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_decoding_gives_the_states_of_forward(changes):
-    arch = tiny.architecture(**changes)
-    weights = tiny.weights(arch)
+    model = tiny.model(**changes)
+    weights = tiny.weights(model)
     prompts = tiny.prompts(2, 6)
     after = completions(prompts)
-    before, hidden = forward(weights, arch, prompts.tokens, prompts.lengths, after)
-    last, prompt_cache = prefill(weights, arch, prompts.tokens, prompts.lengths)
+    states = forward(weights, model, prompts.tokens, prompts.lengths, after)
+    before, hidden = states.prompt, states.completion
+    last, prompt_cache = prefill(weights, model, prompts.tokens, prompts.lengths)
     np.testing.assert_allclose(last, before[:, -1], rtol=1e-5, atol=1e-6)
-    cache = transformer.empty_cache(arch, 6, 5)
-    ready = transformer.for_decoding(weights, arch, 6 + 5)
+    cache = model.empty_cache(6, 5)
+    ready = model.for_decoding(weights, 6 + 5)
     rows = after.reshape(6, 5)
     for t in range(5):
         got, cache = decode(
-            ready, arch, rows[:, t], jnp.full(6, t, jnp.int32), cache, prompt_cache,
+            ready, model, rows[:, t], jnp.full(6, t, jnp.int32), cache, prompt_cache,
             jnp.repeat(jnp.arange(2), 3), prompts.lengths,
         )  # fmt: skip
         np.testing.assert_allclose(got, hidden.reshape(6, 5, -1)[:, t], rtol=2e-4, atol=2e-5)
 
 
 def test_what_stands_in_the_padding_changes_nothing():
-    arch = tiny.architecture()
-    weights, prompts = tiny.weights(arch), tiny.prompts(4, 6)
+    model = tiny.model()
+    weights, prompts = tiny.weights(model), tiny.prompts(4, 6)
     after = completions(prompts)
     padding = jnp.arange(6)[None] < (6 - prompts.lengths)[:, None]
     other = jnp.where(padding, 11, prompts.tokens)
     assert not np.array_equal(other, prompts.tokens)
-    a = forward(weights, arch, prompts.tokens, prompts.lengths, after)[1]
-    b = forward(weights, arch, other, prompts.lengths, after)[1]
+    a = forward(weights, model, prompts.tokens, prompts.lengths, after).completion
+    b = forward(weights, model, other, prompts.lengths, after).completion
     np.testing.assert_array_equal(a, b)
 
 
@@ -74,13 +92,13 @@ def test_remat_and_unroll_change_no_gradient():
     after = completions(prompts)
 
     def gradient(**changes):
-        arch = tiny.architecture(**changes)
+        model = tiny.model(**changes)
 
         def total(weights):
-            before, hidden = transformer.forward(weights, arch, prompts.tokens, prompts.lengths, after)
-            return jnp.sum(jnp.sin(hidden)) + jnp.sum(before[:, -1])
+            states = model.forward(weights, prompts.tokens, prompts.lengths, after)
+            return jnp.sum(jnp.sin(states.completion)) + jnp.sum(states.prompt[:, -1])
 
-        return jax.jit(jax.grad(total))(tiny.weights(arch))
+        return jax.jit(jax.grad(total))(tiny.weights(model))
 
     plain = gradient()
     for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll": 2}):
@@ -91,22 +109,22 @@ def test_remat_and_unroll_change_no_gradient():
 def test_bfloat16_computes_in_bfloat16_and_stays_near_float32():
     prompts = tiny.prompts(2, 4)
     after = completions(prompts)
-    weights = tiny.weights(tiny.architecture())
-    exact = forward(weights, tiny.architecture(), prompts.tokens, prompts.lengths, after)[1]
-    half = forward(weights, tiny.architecture(dtype="bfloat16"), prompts.tokens, prompts.lengths, after)[1]
+    weights = tiny.weights(tiny.model())
+    exact = forward(weights, tiny.model(), prompts.tokens, prompts.lengths, after).completion
+    half = forward(weights, tiny.model(dtype="bfloat16"), prompts.tokens, prompts.lengths, after).completion
     assert half.dtype == jnp.bfloat16
     # 8 bits of mantissa, errors adding up over two layers of unit-variance states.
     np.testing.assert_allclose(np.asarray(half, np.float32), exact, atol=0.1)
 
 
 def test_tied_and_untied_heads():
-    tied, untied = tiny.architecture(), tiny.architecture(tied=False)
+    tied, untied = tiny.model(), tiny.model(tied=False)
     assert transformer.head(tiny.weights(tied)) is not None
     weights = tiny.weights(untied)
     assert transformer.head(weights) is weights["head"]
-    assert model_params.count(transformer.specs(untied)) - model_params.count(transformer.specs(tied)) == 37 * 32
+    assert model_params.count(untied.specs()) - model_params.count(tied.specs()) == 37 * 32
 
 
 def test_every_axis_of_every_parameter_has_a_name():
-    specs = transformer.specs(tiny.architecture(qkv_bias=True, qk_norm=True, tied=False))
+    specs = tiny.model(qkv_bias=True, qk_norm="head", tied=False).specs()
     model_params.tree_map_specs(lambda s: None if len(s.axes) == len(s.shape) else pytest.fail(str(s)), specs)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_tok.models import transformer
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
@@ -18,8 +17,8 @@ from tests import tiny
 
 PROMPTS, GROUP, SIZE, LIMIT, END = 8, 2, 6, 12, 2
 # An untied head: a tied one at its initial weights mostly repeats the last token.
-ARCH = tiny.architecture(tied=False)
-WEIGHTS = tiny.weights(ARCH)
+MODEL = tiny.model(tied=False)
+WEIGHTS = tiny.weights(MODEL)
 WEIGHTS["head"] = 2 * WEIGHTS["head"]
 
 
@@ -29,7 +28,7 @@ def program(slots, refill=True, end_ids=(END,)):
     def run(prompts, sampling, step):
         keys = request_keys(jnp.uint32(5), jnp.int32(0), step, prompts.ids, jnp.arange(sampling.limit.shape[1]))
         return generate(
-            WEIGHTS, ARCH, prompts, keys, sampling, max_tokens=LIMIT, end_ids=end_ids, slots=slots, refill=refill
+            WEIGHTS, MODEL, prompts, keys, sampling, max_tokens=LIMIT, end_ids=end_ids, slots=slots, refill=refill
         )
 
     return run
@@ -146,13 +145,13 @@ def test_the_trainer_gives_a_token_the_probability_it_was_drawn_with(temperature
     rollouts, _ = program(4)(prompts, sampling, jnp.int32(1))
     thresholds = rollouts.keep_thresholds if top_p < 1 else None
     scored = jax.jit(score, static_argnums=1)(
-        WEIGHTS, ARCH, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds
+        WEIGHTS, MODEL, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds
     )
     away = np.where(rollouts.mask, scored.logprobs - rollouts.sampler_logprobs, 0)
     np.testing.assert_allclose(np.exp(away), 1, rtol=1e-4)
     if top_p < 1:  # and it would not without the kept set
         without = jax.jit(score, static_argnums=1)(
-            WEIGHTS, ARCH, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature
+            WEIGHTS, MODEL, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature
         )
         assert np.abs(np.where(rollouts.mask, without.logprobs - rollouts.sampler_logprobs, 0)).max() > 0.05
 
@@ -160,12 +159,10 @@ def test_the_trainer_gives_a_token_the_probability_it_was_drawn_with(temperature
 def test_greedy_completions_are_the_argmax_of_the_full_model():
     prompts = tiny.prompts(PROMPTS, SIZE)
     rollouts, _ = program(4)(prompts, tiny.sampling((PROMPTS, GROUP), LIMIT, temperature=0.0), jnp.int32(1))
-    before, after = jax.jit(transformer.forward, static_argnums=1)(
-        WEIGHTS, ARCH, prompts.tokens, prompts.lengths, rollouts.tokens
-    )
-    first = jnp.broadcast_to(before[:, None, -1:], (PROMPTS, GROUP, 1, ARCH.dim))
-    hidden = jnp.concatenate([first, after[:, :, :-1]], axis=2)
-    best = np.argmax(jnp.einsum("PGTD,VD->PGTV", hidden, transformer.head(WEIGHTS)), axis=-1)
+    states = jax.jit(MODEL.forward)(WEIGHTS, prompts.tokens, prompts.lengths, rollouts.tokens)
+    first = jnp.broadcast_to(states.prompt[:, None, -1:], (PROMPTS, GROUP, 1, MODEL.arch.dim))
+    hidden = jnp.concatenate([first, states.completion[:, :, :-1]], axis=2)
+    best = np.argmax(jnp.einsum("PGTD,VD->PGTV", hidden, MODEL.head(WEIGHTS)), axis=-1)
     np.testing.assert_array_equal(np.where(rollouts.mask, rollouts.tokens, 0), np.where(rollouts.mask, best, 0))
 
 
@@ -174,7 +171,7 @@ def test_one_device_and_four_give_the_same_tokens():
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = make_mesh({"data": -1}, devices)
-        run = rollout_program(ARCH, mesh, seed=5, max_tokens=LIMIT, end_ids=(END,), slots=8)
+        run = rollout_program(MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=(END,), slots=8)
         placed = (replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0), jnp.int32(1))
         results.append(jax.device_get(run(*placed)[0]))
     assert_same(*results)

@@ -45,16 +45,16 @@ COVARIANCE = {"policy": {"method": "kl_cov", "fraction": 0.2}}
 
 @pytest.fixture(scope="module")
 def model():
-    arch = tiny.architecture(layers=1)
-    return arch, tiny.weights(arch)
+    decoder = tiny.model(layers=1)
+    return decoder, tiny.weights(decoder)
 
 
 def updated(model, built, parts, data):
-    arch, params = model
+    decoder, params = model
     states = {path: method.init() for path, method in built.stateful.items()}
     state = TrainState(params, SGD.init(params), jnp.int32(0), None, states)
     rate = lambda step: 0.1  # noqa: E731
-    program = functools.partial(train_step, recipe=built, arch=arch, optimizer=SGD, rate=rate, microbatches=parts)
+    program = functools.partial(train_step, recipe=built, model=decoder, optimizer=SGD, rate=rate, microbatches=parts)
     return jax.jit(program)(state, data)
 
 
@@ -67,10 +67,10 @@ def test_a_selection_over_the_batch_does_not_depend_on_microbatches(model):
 
 
 def test_what_is_prepared_is_of_the_whole_minibatch_and_has_its_rows(model):
-    arch, params = model
+    decoder, params = model
     built = recipe(**COVARIANCE)
     data = batch(built)
-    program = functools.partial(prepare, recipe=built, arch=arch)
+    program = functools.partial(prepare, recipe=built, model=decoder)
     (one, _), (four, _) = (jax.jit(functools.partial(program, microbatches=n))(params, {}, data) for n in (1, 4))
     name = "prepared/loss.policy"
     assert set(one.fields) == set(data.fields) | {name}
@@ -82,10 +82,10 @@ def test_what_is_prepared_is_of_the_whole_minibatch_and_has_its_rows(model):
 
 
 def test_without_a_method_that_prepares_nothing_is_scored(model):
-    arch, params = model
+    decoder, params = model
     built = cases.recipe("grpo")
     data = cases.batch("grpo")
-    got, states = prepare(params, {}, data, recipe=built, arch=arch)
+    got, states = prepare(params, {}, data, recipe=built, model=decoder)
     assert got is data and states == {}
 
 

@@ -16,7 +16,7 @@ from tests import tiny
 from tests.kernels.jaxpr_shapes import offending
 from tests.train import cases
 
-ARCH = tiny.architecture()
+MODEL = tiny.model()
 RATE = optax.constant_schedule(0.5)
 SGD = optax.sgd(0.5)
 # Momentum without decay: after one step its state is the gradient itself.
@@ -26,7 +26,7 @@ GRADIENT = optax.chain(optax.trace(decay=0.0), optax.scale(-0.5))
 @functools.cache
 def program(name, microbatches):
     step = functools.partial(
-        train_step, recipe=cases.recipe(name), arch=ARCH, microbatches=microbatches, optimizer=GRADIENT, rate=RATE
+        train_step, recipe=cases.recipe(name), model=MODEL, microbatches=microbatches, optimizer=GRADIENT, rate=RATE
     )
     return jax.jit(step)
 
@@ -34,7 +34,7 @@ def program(name, microbatches):
 def run(name, microbatches=1, devices=1, batch=None):
     """Metrics, gradients, and parameters after one SGD step, by one compiled program."""
     mesh = make_mesh({"data": devices}, jax.devices()[:devices])
-    params = replicate(tiny.weights(ARCH), mesh)
+    params = replicate(tiny.weights(MODEL), mesh)
     batch = shard_batch(cases.batch(name) if batch is None else batch, mesh)
     state = TrainState(params, GRADIENT.init(params), jnp.int32(0), None, {})
     after, metrics = program(name, microbatches)(state, batch)
@@ -64,12 +64,12 @@ def test_microbatches_and_devices_change_only_rounding(name, microbatches, devic
 @jax.jit
 def logprobs_of(params, batch):
     fields = batch.fields
-    return score(params, ARCH, batch.prompts, fields["tokens"], fields["mask"], batch.temperature).logprobs
+    return score(params, MODEL, batch.prompts, fields["tokens"], fields["mask"], batch.temperature).logprobs
 
 
 def by_hand(name, weight_of_row):
     """PPO-clip loss by loops in float64 from the model's log-probs; `weight_of_row(mask, rows)` is the reduction."""
-    batch, params = cases.batch(name), tiny.weights(ARCH)
+    batch, params = cases.batch(name), tiny.weights(MODEL)
     f = {k: np.asarray(v, np.float64) if v.dtype == jnp.float32 else np.asarray(v) for k, v in batch.fields.items()}
     logprobs = np.asarray(logprobs_of(params, batch), np.float64)
     low, high = (0.8, 1.28) if name == "dapo" else (0.8, 1.2)
@@ -135,7 +135,7 @@ def test_the_only_update_of_a_batch_has_ratio_one():
 
 def test_the_kl_metric_and_term_are_against_the_reference():
     metrics, _, _ = whole("grpo_kl")
-    batch, params = cases.batch("grpo_kl"), tiny.weights(ARCH)
+    batch, params = cases.batch("grpo_kl"), tiny.weights(MODEL)
     mask = np.asarray(batch.fields["mask"])
     away = np.asarray(batch.fields["ref_logprobs"], np.float64) - np.asarray(logprobs_of(params, batch))
     np.testing.assert_allclose(metrics["kl"], (np.exp(away) - 1 - away)[mask].mean(), rtol=1e-5)
@@ -146,10 +146,10 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_term():
     batch = cases.batch("grpo_kl")
     fields = batch.fields | {"ref_logprobs": batch.fields["ref_logprobs"].at[0, 0, 0].set(jnp.nan)}
     fields |= {"mask": fields["mask"].at[0, 0, 0].set(True)}
-    params = tiny.weights(ARCH)
+    params = tiny.weights(MODEL)
     adam = optax.adam(1.0)
     state = TrainState(params, adam.init(params), jnp.int32(0), None, {})
-    step = functools.partial(train_step, recipe=cases.recipe("grpo_kl"), arch=ARCH, optimizer=adam, rate=RATE)
+    step = functools.partial(train_step, recipe=cases.recipe("grpo_kl"), model=MODEL, optimizer=adam, rate=RATE)
     after, metrics = jax.jit(step)(state, dataclasses.replace(batch, fields=fields))
     assert not np.isfinite(metrics["loss/kl"]) and np.isfinite(metrics["loss/policy"])
     jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (state.params, state.opt_state))
@@ -158,16 +158,16 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_term():
 def test_no_intermediate_of_the_update_has_both_a_token_and_the_vocabulary_axis():
     """With a prime vocabulary above 4096 and more tokens than model width; on the dense backend there is one."""
     vocab = 4099
-    arch = tiny.architecture(vocab=vocab)
-    params = tiny.weights(arch)
+    model = tiny.model(vocab=vocab)
+    params = tiny.weights(model)
     state = TrainState(params, SGD.init(params), jnp.int32(0), params, {})
     batch = cases.batch("grpo_kl")
     count = cases.PROMPTS * cases.GROUP * cases.SIZE
-    assert count > arch.dim
+    assert count > model.arch.dim
 
     def jaxpr(backend):
         step = functools.partial(
-            train_step, recipe=cases.recipe("grpo_kl"), arch=arch, optimizer=SGD, rate=RATE, backend=backend
+            train_step, recipe=cases.recipe("grpo_kl"), model=model, optimizer=SGD, rate=RATE, backend=backend
         )
         return jax.make_jaxpr(step)(state, batch)
 
@@ -177,7 +177,7 @@ def test_no_intermediate_of_the_update_has_both_a_token_and_the_vocabulary_axis(
 
 def test_a_second_call_compiles_nothing():
     traced = []
-    options = {"recipe": cases.recipe(), "arch": ARCH}
+    options = {"recipe": cases.recipe(), "model": MODEL}
 
     @jax.jit
     def step(params, batch):
@@ -185,5 +185,5 @@ def test_a_second_call_compiles_nothing():
         return gradients(params, batch, **options)
 
     for seed in (0, 1):
-        step(tiny.weights(ARCH), cases.batch(seed=seed))
+        step(tiny.weights(MODEL), cases.batch(seed=seed))
     assert len(traced) == 1
