@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from jaxrl_tok.config import explain, toml
 from jaxrl_tok.config.derived import FREE
-from jaxrl_tok.config.schema import LossTerm, Method, Run
+from jaxrl_tok.config.schema import LossTerm, Method, OwnModelConfig, RopeConfig, Run
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 MARK = "<!-- What follows is written by tools/config_reference.py. -->\n"
@@ -34,6 +34,8 @@ def reference() -> str:
     top = {name: field for name, field in Run.model_fields.items() if name not in ("model", "recipe")}
     parts = [_section(name, field) for name, field in top.items()]
     parts += [_section(name, Run.model_fields[name]) for name in ("model", "recipe")]
+    parts.append(_table("[rope], [local_rope] in a model file", "", RopeConfig))
+    parts.append(_table("Model of your own", "", OwnModelConfig))
     parts.append(_table("Slot", "", Method))
     parts.append(_table("[loss.NAME]", "", LossTerm))
     parts.append("## What a resumed run may change\n\n" + textwrap.fill(FREE_TEXT, 120))
@@ -48,7 +50,7 @@ def _section(name: str, field: FieldInfo) -> str:
 
 def _table(title: str, prefix: str, section: type[BaseModel]) -> str:
     rows = [
-        f"| `{key}` | {explain.expected(field)} | {_default(prefix + key, field)} | {field.description} |"
+        f"| `{key}` | {explain.expected(field)} | {_default(prefix + key, field)} | {_line(field.description)} |"
         for key, field in section.model_fields.items()
     ]
     head = [
@@ -62,12 +64,16 @@ def _table(title: str, prefix: str, section: type[BaseModel]) -> str:
     return "\n".join(head + rows)
 
 
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
 def _default(path: str, field: FieldInfo) -> str:
     if path in FILLED:
         return FILLED[path]
     if field.is_required():
         return "must be given"
-    if field.default is None or field.default == "":
+    if field.default is None or field.default == "" or isinstance(field.default, BaseModel):
         return ""
     text = toml.value(field.default)
     return f"`{text}`" if len(text) < 40 else ""

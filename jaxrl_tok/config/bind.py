@@ -4,13 +4,14 @@ A method is a plain function. Its positional parameters are arrays, named after 
 keyword-only parameters are hyperparameters. So the signature says both what the method reads and what a
 recipe may set.
 
-Three functions beside it in its module may go with it, found here by their names:
+Four functions beside it in its module may go with it, found here by their names:
 
     init(*, ...) -> State                 the state that the method starts from
     prepare(arrays..., *, ...)            statistics of current values over the whole minibatch, for a step method
     counted(arrays..., *, ...) -> mask    the tokens that a loss is averaged over, where these are not all
+    returns(arrays..., *, ...)            what a critic is to predict, for an advantage made of its values
 
-A hyperparameter may belong to several of the four; a recipe sets it once.
+A hyperparameter may belong to several of the five; a recipe sets it once.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from jaxrl_tok.errors import ConfigError, nearest
 CALLER_KEYWORDS = frozenset({"axis_name", "num_prompts"})
 # Parameters that a method's own companions fill, never the trainer's arrays.
 OWN = frozenset({"prepared", "state"})
-COMPANIONS = ("init", "prepare", "counted")
+COMPANIONS = ("init", "prepare", "counted", "returns")
 
 
 class Signature(NamedTuple):
@@ -52,6 +53,7 @@ class Bound:
     init: Callable[..., Any] | None = None
     prepare: "Bound | None" = None
     counted: "Bound | None" = None
+    returns: "Bound | None" = None
 
     def __call__(self, fields: Mapping[str, Any]) -> Any:
         """Calls the method on its arrays in `fields`, which may hold others."""
@@ -71,7 +73,7 @@ class Bound:
 
     @property
     def _all(self) -> tuple["Bound", ...]:
-        return (self, *(bound for bound in (self.prepare, self.counted) if bound is not None))
+        return (self, *(bound for bound in (self.prepare, self.counted, self.returns) if bound is not None))
 
 
 def bind(methods: Mapping[str, Callable[..., Any]], name: str, /, **hyper: Any) -> Bound:
@@ -94,7 +96,7 @@ def bind(methods: Mapping[str, Callable[..., Any]], name: str, /, **hyper: Any) 
         if parameter.default is parameter.empty and key not in hyper:
             raise ConfigError(f"{name} needs its hyperparameter {key!r}")
     beside = companions(fn)
-    bound = {key: _bound(beside[key], key, hyper) for key in ("prepare", "counted") if key in beside}
+    bound = {key: _bound(beside[key], key, hyper) for key in ("prepare", "counted", "returns") if key in beside}
     init = functools.partial(beside["init"], **_own(beside["init"], hyper)) if "init" in beside else None
     return dataclasses.replace(_bound(fn, name, hyper), init=init, **bound)
 

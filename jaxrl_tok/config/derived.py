@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrl_tok.config.schema import ModelConfig, Run
+from jaxrl_tok.config.schema import MESH_AXES, ModelConfig, OwnModelConfig, Run
 from jaxrl_tok.errors import ShardingError
 
 # What a resumed run may change: names, places, what is written when, and how the work is laid out.
@@ -27,7 +27,7 @@ def derived(run: Run, devices: int, vocab: int | None = None) -> dict[str, int]:
       ShardingError: the devices do not fit the mesh.
     """
     mesh = mesh_sizes(run, devices)
-    shards = mesh["data"] * mesh["fsdp"]
+    shards = mesh["data"] * mesh["fsdp"] * mesh["expert"]
     rollout, train = run.rollout, run.train
     group = rollout.group if run.recipe.source == "rollout" else 1
     sequences = rollout.prompts * group
@@ -50,6 +50,8 @@ def derived(run: Run, devices: int, vocab: int | None = None) -> dict[str, int]:
         # A prompt is computed once for its group.
         "tokens a step": rollout.prompts * rollout.max_prompt + sequences * rollout.max_tokens,
     }
+    if isinstance(run.model, OwnModelConfig):
+        return sizes
     vocab = run.model.vocab or vocab
     if vocab is not None:
         sizes |= {"vocabulary": vocab, "parameters": parameters(run.model, vocab)}
@@ -57,18 +59,50 @@ def derived(run: Run, devices: int, vocab: int | None = None) -> dict[str, int]:
 
 
 def mesh_sizes(run: Run, devices: int) -> dict[str, int]:
-    """Returns the devices along each axis of the mesh, with `data` filled.
+    """Returns the devices along each axis of the mesh: what the run says, else its preset; -1 takes what is left.
+
+    The preset `single` is one device of however many there are.
 
     Raises:
-      ShardingError: the axes do not multiply to the number of devices.
+      ShardingError: the axes do not multiply to the number of devices, or do not divide over the slices.
     """
-    asked = run.mesh.model_dump()
-    others = math.prod(size for axis, size in asked.items() if axis != "data")
-    data = devices // others if run.mesh.data == -1 else run.mesh.data
-    if data * others != devices:
-        sizes = ", ".join(f"{axis} = {size}" for axis, size in asked.items())
-        raise ShardingError(f"mesh: {sizes}: does not fit {devices} devices")
-    return asked | {"data": data}
+    mesh = run.mesh
+    given = {axis: size for axis in MESH_AXES if (size := getattr(mesh, axis)) is not None}
+    known = math.prod(size for size in given.values() if size != -1)
+    known *= 1 if mesh.slice_axis in given else mesh.slices
+    preset = _preset(mesh.preset, max(1, devices // known))
+    if -1 in given.values():
+        preset = {axis: 1 if size == -1 else size for axis, size in preset.items()}
+    across = {mesh.slice_axis: mesh.slices} if preset.get(mesh.slice_axis, 1) != -1 else {}
+    sizes = dict.fromkeys(MESH_AXES, 1) | preset | across | given
+    known = math.prod(size for size in sizes.values() if size != -1)
+    used = 1 if mesh.preset == "single" and known == 1 else devices
+    filled = {axis: used // known if size == -1 else size for axis, size in sizes.items()}
+    asked = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
+    if math.prod(filled.values()) != used:
+        raise ShardingError(f"mesh: {asked}: does not fit {devices} devices")
+    if filled[mesh.slice_axis] % mesh.slices:
+        raise ShardingError(
+            f"mesh: {mesh.slice_axis} = {filled[mesh.slice_axis]}: not a multiple of {mesh.slices} slices"
+        )
+    return filled
+
+
+def _preset(name: str, devices: int) -> dict[str, int]:
+    """Returns the sizes of a preset for so many devices of a slice.
+
+    Where two axes share them, the one that moves more takes the largest power of two that divides them, is at most
+    their root and at most 8: the chips of a host, or the GPUs of a machine.
+    """
+    near = max(size for size in (1, 2, 4, 8) if devices % size == 0 and size * size <= devices)
+    return {
+        "single": {},
+        "data": {"data": -1},
+        "fsdp": {"fsdp": -1},
+        "fsdp_tensor": {"fsdp": -1, "tensor": near},
+        "fsdp_sequence": {"fsdp": -1, "sequence": near},
+        "moe": {"fsdp": -1, "expert": near},
+    }[name]
 
 
 def parameters(model: ModelConfig, vocab: int) -> int:
@@ -90,12 +124,17 @@ def parameters(model: ModelConfig, vocab: int) -> int:
 def fingerprint(run: Run) -> dict[str, bool | int | float | str]:
     """Returns the keys that give the saved state its meaning, flat: a resumed run must have the same.
 
-    `run.steps` is among them only where the learning rate depends on it, the warm-up only where there is one.
+    `run.steps` is among them only where the learning rate depends on it; the warm-up, adapters and the critic only
+    where there are any.
     """
     free = {*FREE, "run.steps"} if run.optimizer.schedule == "constant" else {*FREE}
     table = run.model_dump()
     if run.warmup.steps == 0:
         table["warmup"] = {"steps": 0}
+    if run.lora.rank == 0:
+        table["lora"] = {"rank": 0}
+    if run.critic.trunk == "off":
+        table["critic"] = {"trunk": "off"}
     return {key: value for key, value in _flat(table).items() if not free & set(_prefixes(key))}
 
 

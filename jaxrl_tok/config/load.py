@@ -27,7 +27,8 @@ from jaxrl_tok.config.layers import (
     where,
     without,
 )
-from jaxrl_tok.config.schema import SLOTS, ModelConfig, RecipeConfig, Run
+from jaxrl_tok.config.pretrained import pretrained_layers
+from jaxrl_tok.config.schema import MODEL_TAGS, SLOTS, ModelConfig, RecipeConfig, Run
 from jaxrl_tok.errors import ConfigError, nearest
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -66,6 +67,7 @@ def load_run(path: str | Path, sets: Sequence[str] = ()) -> Run:
             layers.append(_base_layer(written["base"], kind, place, path))
             table = without(table, (*place, "base"))
     layers += [Layer(_label(path), (), table), Layer(COMMAND_LINE, (), overrides)]
+    layers = [*pretrained_layers(layers), *layers]
     tree = merged(layers)
     if isinstance(section := tree.setdefault("run", {}), dict):
         section.setdefault("name", path.stem)
@@ -82,6 +84,7 @@ def load_recipe(name: str) -> RecipeConfig:
 def load_model(name: str) -> ModelConfig:
     """Returns the model of that name, or in that file, with its base laid under it."""
     layers = _file_layers(_find("models", name, "model", Path()), "models", ("model",))
+    layers = [*pretrained_layers(layers), *layers]
     return _build(ModelConfig, merged(layers)["model"], ("model",), layers, rules.model_problems)
 
 
@@ -221,8 +224,8 @@ def _build(
 
 def _fault(error: Any, table: Table, place: Keys, layers: Sequence[Layer]) -> str:
     """Returns the line for one error of the validation."""
-    # Positions in lists and the mark of a bad name are not keys.
-    local = tuple(key for key in error["loc"] if isinstance(key, str) and key != "[key]")
+    # Positions in lists, the mark of a bad name and the kind of a model are not keys.
+    local = tuple(key for key in error["loc"] if isinstance(key, str) and key not in ("[key]", *MODEL_TAGS))
     path = (*place, *local)
     key, value = where(layers, path), _short(get(table, local))
     field = explain.field_at(path)

@@ -1,6 +1,6 @@
 """What no field can say alone: the rules between the keys of a model, a recipe, a run."""
 
-from jaxrl_tok.config.schema import SLOTS, ModelConfig, RecipeConfig, Run
+from jaxrl_tok.config.schema import MESH_AXES, SLOTS, ModelConfig, OwnModelConfig, RecipeConfig, Run
 
 Problem = tuple[tuple[str, ...], str]  # path of the key to blame, what was expected
 
@@ -32,7 +32,8 @@ def recipe_problems(recipe: RecipeConfig) -> list[Problem]:
 
 def run_problems(run: Run) -> list[Problem]:
     """Returns all that does not fit in a run, its model and its recipes included."""
-    found = [(("model", *path), text) for path, text in model_problems(run.model)]
+    sizes = [] if isinstance(run.model, OwnModelConfig) else model_problems(run.model)
+    found = [(("model", *path), text) for path, text in sizes]
     found += [(("recipe", *path), text) for path, text in recipe_problems(run.recipe)]
     found += [(("warmup", "recipe", *path), text) for path, text in recipe_problems(run.warmup.recipe)]
     rules = _batch_rules(run) + _schedule_rules(run) + _other_rules(run)
@@ -77,8 +78,11 @@ def _schedule_rules(run: Run) -> list[tuple[str, bool, str]]:
 
 def _other_rules(run: Run) -> list[tuple[str, bool, str]]:
     tokenizer = run.tokenizer
+    sizes = {axis: getattr(run.mesh, axis) for axis in MESH_AXES}
+    fills = [axis for axis, size in sizes.items() if size == -1]
     return [
-        ("mesh.data", run.mesh.data == 0, "expected -1 or at least 1"),
+        *((f"mesh.{axis}", size == 0, "expected -1 or at least 1") for axis, size in sizes.items()),
+        *((f"mesh.{axis}", True, f"expected one axis of -1; mesh.{fills[0]} is another") for axis in fills[1:]),
         (
             "reward",
             run.recipe.source == "rollout" and not run.reward,

@@ -5,46 +5,45 @@ The text under each field is its reference: `docs/configuration.md` is generated
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Discriminator, Field, Tag
 
-Natural = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Mass = Annotated[float, Field(gt=0, le=1)]
-Limit = Annotated[float, Field(gt=0, allow_inf_nan=True)]
-Text = Annotated[str, Field(min_length=1)]
-# Names of rewards and losses become metric names and parts of dotted `--set` paths.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-Tracker = Literal["tensorboard", "wandb"]
-Schedule = Literal["constant", "linear", "cosine"]
-Float = Literal["float32", "bfloat16"]
+from jaxrl_tok.config.base import (
+    AxisSize,
+    Count,
+    Float,
+    Fraction,
+    Limit,
+    Mass,
+    Name,
+    Natural,
+    NonNegative,
+    OpenSection,
+    Positive,
+    Schedule,
+    Section,
+    Text,
+    Tracker,
+)
+from jaxrl_tok.config.model import (
+    MODEL_TAGS,
+    CriticSection,
+    LoraSection,
+    ModelConfig,
+    OwnModelConfig,
+    model_tag,
+)
+from jaxrl_tok.config.model import (
+    RopeConfig as RopeConfig,
+)
 
 # Printable ASCII and the newline: every built-in task can be written with it.
 ASCII = "".join(map(chr, range(32, 127))) + "\n"
 
+# The axes of the mesh, by how much crosses them.
+MESH_AXES = ("data", "fsdp", "expert", "sequence", "tensor")
+
 # The recipe's single slots, in the order in which they act; losses are named tables beside them.
 SLOTS = ("advantage", "reshape", "filter", "token_weight", "ratio", "clip")
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, exact types, finite numbers, no unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class OpenSection(Section):
-    """A section whose other keys belong to what it names: a data source, a reward function, a method."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that the section itself does not know."""
-        return dict(self.model_extra or {})
 
 
 class RunSection(Section):
@@ -108,6 +107,8 @@ class RolloutSection(Section):
     """Longest completion, in tokens (T)."""
     slots: Natural = 0
     """Completions decoded at once on all devices; 0 = all (P * G)."""
+    scan_layers: bool = False
+    """Decode by a loop over layers: compiles in a fraction of the time where there are many of them."""
     temperature: Positive = 1.0
     """Softmax temperature."""
     top_k: Natural = 0
@@ -234,14 +235,24 @@ class TrainSection(Section):
 
 
 class MeshSection(Section):
-    """Devices along each axis of the mesh."""
+    """Devices along each axis of the mesh; -1 takes what the others leave, and one that is unset is the preset's."""
 
-    data: Annotated[int, Field(ge=-1)] = -1
-    """Shards of a batch's prompts, each with all parameters; -1 = what the other axes leave."""
-    fsdp: Count = 1
-    """Shards of a batch's prompts and of each parameter."""
-    tensor: Count = 1
-    """Shards of heads, feed-forward and vocabulary."""
+    preset: Literal["single", "data", "fsdp", "fsdp_tensor", "fsdp_sequence", "moe"] = "data"
+    """What the unset sizes are; see [sharding](sharding.md#presets)."""
+    data: AxisSize = None
+    """Shards of a batch's prompts, each with all parameters."""
+    fsdp: AxisSize = None
+    """Shards of a batch's prompts and of each parameter along the model's width."""
+    expert: AxisSize = None
+    """Shards of a batch's prompts and of the experts."""
+    sequence: AxisSize = None
+    """Shards of the positions of a row."""
+    tensor: AxisSize = None
+    """Shards of heads, feed-forward, vocabulary and, with `expert`, experts."""
+    slices: Count = 1
+    """Slices of devices that a slower network joins."""
+    slice_axis: Literal["data", "fsdp", "expert", "sequence", "tensor"] = "data"
+    """The axis of which each slice holds one part."""
 
 
 class EvalSection(Section):
@@ -259,99 +270,13 @@ class EvalSection(Section):
     """What says whether a completion is right (1.0), whatever the training reward is."""
 
 
-class RopeConfig(Section):
-    """Rotary positions of a model, and how they are stretched to longer texts."""
-
-    theta: Positive = 10_000.0
-    """Base of the frequencies."""
-    scaling: Literal["none", "linear", "llama3", "yarn"] = "none"
-    """How frequencies are stretched to texts longer than those of pretraining."""
-    factor: Positive = 1.0
-    """How many times longer."""
-    original_length: Natural = 0
-    """Positions before the stretching (`llama3`, `yarn`)."""
-    low_freq_factor: Positive = 1.0
-    """`llama3`: waves longer than `original_length` over this are stretched in full."""
-    high_freq_factor: Positive = 4.0
-    """`llama3`: waves shorter than `original_length` over this are left alone."""
-    beta_fast: Positive = 32.0
-    """`yarn`: pairs that turn more often than this in `original_length` are left alone."""
-    beta_slow: Positive = 1.0
-    """`yarn`: pairs that turn less often than this in `original_length` are stretched in full."""
-    attention_factor: Positive | None = None
-    """`yarn`: factor on cosine and sine; 0.1 ln(`factor`) + 1 unless given."""
-    truncate: bool = True
-    """`yarn`: the line between the two starts and ends at whole pairs."""
-
-
-class ModelConfig(Section):
-    """A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, a gated feed-forward part or experts."""
-
-    name: str = ""
-    """Name of the model. Its file's own name unless given."""
-    weights: Text | None = None
-    """Folder in Hugging Face form (`config.json`, safetensors) to start from, or `smollm2` (the extra of that name). It
-    gives all keys below; one that is given here too has to agree. Unset = start at random."""
-    layers: Count
-    """Layers."""
-    dim: Count
-    """Width of the residual stream (D)."""
-    heads: Count
-    """Query heads (N)."""
-    kv_heads: Count
-    """Key and value heads (K), a divisor of `heads`."""
-    head_dim: Count
-    """Size of a head (H), even."""
-    ffw: Count
-    """Width of the feed-forward part, or of one expert (F)."""
-    vocab: Count | None = None
-    """Rows of the embedding (V). The tokenizer's size unless given."""
-    rope: RopeConfig = RopeConfig()
-    """Rotary positions."""
-    local_rope: RopeConfig | None = None
-    """Those of the layers with a window. As `rope` unless given."""
-    norm_eps: Positive = 1e-6
-    """Added to the mean square in RMSNorm."""
-    norms: Literal["pre", "post", "both"] = "pre"
-    """RMSNorm before attention and feed-forward, after them (OLMo 2), or in both places (Gemma 3)."""
-    norm_offset: bool = False
-    """RMSNorm multiplies by 1 + its weight (Gemma)."""
-    qk_norm: Literal["none", "head", "whole"] = "none"
-    """RMSNorm on queries and keys: none, over each head (Qwen 3), over all heads together (OLMo 2)."""
-    qkv_bias: bool = False
-    """Biases on queries, keys and values."""
-    o_bias: bool = False
-    """A bias on what attention gives."""
-    mlp_bias: bool = False
-    """Biases in the feed-forward part; not with experts."""
-    activation: Literal["silu", "gelu_tanh"] = "silu"
-    """Activation of the feed-forward part's gate."""
-    attention_scale: Positive | None = None
-    """Factor on attention scores; 1 over the root of `head_dim` unless given."""
-    attention_cap: Positive | None = None
-    """Soft cap c tanh(x / c) on attention scores."""
-    logit_cap: Positive | None = None
-    """Soft cap on logits."""
-    window: Count | None = None
-    """Tokens that a layer with a window sees, itself included; unset = no layer has one."""
-    sliding: Annotated[tuple[bool, ...], Field(strict=False, min_length=1)] = (True,)
-    """Which layers have the window, repeated over all layers."""
-    tied: bool = True
-    """The output matrix is the embedding."""
-    scale_embedding: bool = False
-    """Multiply embeddings by the root of `dim`."""
-    experts: Natural = 0
-    """Experts of a layer (E) in place of one feed-forward part; 0 = none."""
-    experts_per_token: Natural = 0
-    """How many of them each token takes."""
-    norm_top_k: bool = True
-    """The weights of a token's experts add up to 1."""
-
-
 class Run(Section):
     """A resolved run: every section, the model and the recipe."""
 
-    model: ModelConfig
+    model: Annotated[
+        Annotated[ModelConfig, Tag(MODEL_TAGS[0])] | Annotated[OwnModelConfig, Tag(MODEL_TAGS[1])],
+        Discriminator(model_tag),
+    ]
     """Name of a model, path of a model file, or its table."""
     recipe: RecipeConfig
     """Name of a recipe, path of a recipe file, or its table."""
@@ -359,12 +284,14 @@ class Run(Section):
     data: DataSection = DataSection()
     tokenizer: TokenizerSection = TokenizerSection()
     rollout: RolloutSection = RolloutSection()
-    reward: dict[Name, RewardSection] = {}
+    reward: dict[Name, RewardSection] = Field(default={})
     """The rewards, by name; their weighted sum is what trains."""
     rewards: RewardsSection = RewardsSection()
     warmup: WarmupSection
     optimizer: OptimizerSection = OptimizerSection()
     train: TrainSection = TrainSection()
+    lora: LoraSection = LoraSection()
+    critic: CriticSection = CriticSection()
     mesh: MeshSection = MeshSection()
     eval: EvalSection = EvalSection()
 

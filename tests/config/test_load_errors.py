@@ -94,7 +94,7 @@ def test_a_mistake_in_the_run_file(text, line):
         ("optimizer.b1=nan", "--set: optimizer.b1 = nan: expected a finite number"),
         ("loss.kl.method=kl", "--set: recipe.loss.kl.reduction: missing; expected a name or a table"),
         ("recipe=tempoo", "--set: recipe = \"tempoo\": no recipe of that name; did you mean 'tempo'?"),
-        ("model=big", '--set: model = "big": no model of that name; known: small, tiny'),
+        ("model=big", '--set: model = "big": no model of that name; known: llama3_70b, llama3_8b, qwen3_0_6b'),
         (
             "recipe=",
             '--set: recipe = "": no recipe of that name; known: ' + ", ".join(sorted(known("recipes"))),
