@@ -1,6 +1,6 @@
 """What depends on the version of jax, so that the rest does not: from jax 0.10.2 to 0.12."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.typing import DTypeLike
@@ -26,6 +26,15 @@ def vary_together(tree: Tree, but: frozenset[str] = frozenset()) -> Tree:
     return jax.tree.map(mark, tree)
 
 
+def argsort(x: jax.Array) -> jax.Array:
+    """Returns the stable order of an array, marked as varying over the manual mesh axes that the array varies over.
+
+    A sort of several operands marks each as it came, so the indices that go along count as the same everywhere; what
+    they gather would then get its gradient by the indices of one device.
+    """
+    return vary_together((jax.numpy.argsort(x, stable=True), x))[0]
+
+
 def varying_axes(x: jax.Array) -> frozenset[str]:
     """Returns the manual mesh axes that an array is known to vary over; none where that is not tracked."""
     # Part of an array's type without a public name; it was `vma` in jax 0.9.
@@ -35,3 +44,23 @@ def varying_axes(x: jax.Array) -> frozenset[str]:
 def shaped_like(x: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     """Returns a shape and type that varies over the manual mesh axes that x does: what a kernel gives of x."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
+
+
+def coordination() -> tuple[Any, int, int]:
+    """Returns what `jax.distributed.initialize` has joined: a client with keys, values and barriers; index; count."""
+    # Without a public name; Orbax takes it from here as well.
+    from jax._src.distributed import global_state
+
+    return global_state.client, global_state.process_id, global_state.num_processes
+
+
+def cluster() -> tuple[str, int]:
+    """Returns the kind of cluster that jax finds this process in, and how many processes it has; ("", 1) in none.
+
+    `jax.distributed.initialize` asks the same classes, but cannot be asked without starting a server.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
+    found = next((kind for kind in kinds if kind.is_env_present()), None)
+    return ("", 1) if found is None else (found.name, found.get_process_count())

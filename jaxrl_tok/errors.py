@@ -7,6 +7,8 @@ from collections.abc import Iterable
 class JaxrlTokError(Exception):
     """Root of the errors that `jaxrl_tok` raises on purpose."""
 
+    exit_code = 2  # of a command that it ends
+
 
 class ConfigError(JaxrlTokError, ValueError):
     """A run, model or recipe file, or a `--set`, says something that cannot be."""
@@ -30,6 +32,14 @@ class ShardingError(JaxrlTokError, ValueError):
 
 class NumericsError(JaxrlTokError, ArithmeticError):
     """A loss or gradient is not finite."""
+
+    exit_code = 3
+
+
+class ProcessError(JaxrlTokError, RuntimeError):
+    """Another process of the run is missing, or was lost: nothing is wrong with the run itself."""
+
+    exit_code = 4
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

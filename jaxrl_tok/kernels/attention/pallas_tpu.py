@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrl_tok import compat
 from jaxrl_tok.kernels.attention import block_sizes
 from jaxrl_tok.kernels.attention.blocks import Blocks, classify, pairs
 from jaxrl_tok.kernels.attention.common import HIDDEN, LOWEST, Options, capped, heads_apart, pad
@@ -203,7 +204,8 @@ def _call(
     scratch: list[tuple[int, ...]],
 ) -> tuple[Array, ...]:
     """Runs a kernel over (key/value heads, pairs)."""
-    entries, count = todo
+    # Under shard_map a kernel's arrays must differ over the same axes, and so will its results.
+    (entries, count), inputs, more = compat.vary_together((todo, inputs, more))
     kinds = _kinds(shape, keys_outer)
     kinds_read = ("queries", "keys", "keys", "spans", "positions", "queries", "numbers", "numbers")
     reads: list[tuple[Array, str]] = list(zip((*inputs, *more), kinds_read, strict=False))
@@ -224,7 +226,7 @@ def _call(
                 out_specs=[kinds[kind] for kind, _ in results],
                 scratch_shapes=[pltpu.VMEM(size, jnp.float32) for size in scratch],
             ),
-            out_shape=[jax.ShapeDtypeStruct(full[kind], dtype) for kind, dtype in results],
+            out_shape=[compat.shaped_like(inputs.q, full[kind], dtype) for kind, dtype in results],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
             ),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrl_tok.compat import varying_axes
 from jaxrl_tok.kernels.attention import block_sizes
 from jaxrl_tok.kernels.attention.common import Options, Rows, pad
 from jaxrl_tok.kernels.attention.spans import run_ids
@@ -23,6 +24,8 @@ def obstacle(platform: str, q: Array) -> str | None:
         return f"splash runs on TPU, and this is {platform}"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"splash takes bfloat16 or float32, not {q.dtype}"
+    if varying_axes(q):
+        return "under shard_map splash does not say over which mesh axes its results differ"
     return None
 
 
