@@ -31,7 +31,8 @@ import numpy as np
 from jaxrl_tok.kernels.attention import Prefix, attention, star_tree
 from jaxrl_tok.kernels.attention.blocks import classify
 from jaxrl_tok.kernels.attention.spans import Spans, row_spans, tree_spans
-from jaxrl_tok.models import layers
+from jaxrl_tok.models import Rope, layers
+from jaxrl_tok.models.rope import turns
 
 DIM, HEADS, KV_HEADS, SIZE, FFW = 256, 4, 2, 64, 1024
 
@@ -63,10 +64,10 @@ def weights() -> dict[str, jax.Array]:
 def layer(x: jax.Array, w: dict, positions: jax.Array, attend: Callable) -> jax.Array:
     """Returns the result of one pre-norm layer."""
     h = layers.rms_norm(x, w["attention_norm"], 1e-6)
-    q, k, v = layers.project(h, w, layers.turns(positions, SIZE, 1e4), 1e-6)
+    q, k, v = layers.project(h, w, turns(positions, SIZE, Rope(theta=1e4)), 1e-6)
     mixed = attend(q.reshape(*x.shape[:2], HEADS, SIZE), k, v)
     x = x + jnp.einsum("...NH,NHD->...D", mixed, w["o"])
-    return x + layers.swiglu(layers.rms_norm(x, w["mlp_norm"], 1e-6), w["gate_up"], w["down"])
+    return x + layers.mlp(layers.rms_norm(x, w["mlp_norm"], 1e-6), w)
 
 
 def variants(prompt: int, branch: int, branches: int) -> dict[str, tuple[Callable, jax.Array, jax.Array]]:

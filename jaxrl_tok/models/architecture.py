@@ -18,7 +18,7 @@ class Architecture:
     in both places. `qk_norm` is over each head or over all together ("whole"). Layer i has the `window` where
     `sliding[i % len(sliding)]`, and then the positions of `local_rope` if there is one. With `experts` the feed-forward
     part is that many of width `ffw`. Training and prefill compile `unroll` layers side by side: faster, and slower
-    to compile.
+    to compile. Decoding compiles all of them so, or with `scan_decoding` a loop over them.
     """
 
     vocab: int
@@ -51,6 +51,7 @@ class Architecture:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    scan_decoding: bool = False
 
     @property
     def period(self) -> int:

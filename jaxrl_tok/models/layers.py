@@ -14,11 +14,41 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok.kernels import Prefix, attention
 from jaxrl_tok.models.rope import rotate
+from jaxrl_tok.sharding.local import Over, per_shard
 
 # Finite, so that a row that sees no key gives a mean of its keys instead of NaN.
 NEG = -1e30
 
+# The logical axes of keys and values of rows.
+KEYS = ("batch", None, "heads", None)
+
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+def embed(table: Float[Array, "V D"], tokens: Int[Array, "*B"], dtype: str) -> Float[Array, "*B D"]:
+    """Returns the rows of the table that the tokens name.
+
+    On a mesh the table stays where it is: the tokens go to the devices that hold a part of their rows along D, each
+    looks up those of its part of the vocabulary, and what was found comes back.
+    """
+
+    def look_up(table: Array, tokens: Array, over: Over) -> Array:
+        for name in over["embed"]:
+            tokens = jax.lax.all_gather(tokens, name, tiled=True)
+        here: Any = True
+        for name in over["vocab"]:
+            tokens = tokens - jax.lax.axis_index(name) * table.shape[0]
+            here = (tokens >= 0) & (tokens < table.shape[0])
+        x = table[jnp.where(here, tokens, 0)].astype(dtype)
+        if over["vocab"]:
+            # All terms of the sum but one are 0.
+            x = jax.lax.psum(jnp.where(here[..., None], x, 0), over["vocab"])
+        for name in over["embed"]:
+            x = jax.lax.all_to_all(x, name, 0, x.ndim - 1, tiled=True)
+        return x
+
+    rows = ("batch", "positions", *(None,) * (tokens.ndim - 2))[: tokens.ndim]
+    return per_shard(look_up, (table, tokens), (("vocab", "embed"), rows), (*rows, None))
 
 
 def rms_norm(
@@ -52,13 +82,27 @@ def fuse(weights: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def adapted(y: Float[Array, "*B"], x: Float[Array, "*C"], weights: dict[str, Any], name: str) -> Float[Array, "*B"]:
+    """Returns y + (x a) b with the named matrix's adapter, and y where it has none. Hu et al. 2021, arXiv 2106.09685.
+
+    y is what the matrix gives for x, whose last axes are the first of `a`. The product of the two is never made: it
+    would be as large as the matrix, and so would its gradient.
+    """
+    adapter = weights.get("lora", {}).get(name)
+    if adapter is None:
+        return y
+    low = jnp.tensordot(x, adapter["a"], axes=adapter["a"].ndim - 1)
+    return y + jnp.tensordot(low, adapter["b"], axes=1).reshape(y.shape)
+
+
 def mlp(x: Float[Array, "*B D"], weights: dict[str, Any], activation: str = "silu") -> Float[Array, "*B D"]:
     """Returns (act(x gate) * (x up)) down, with biases where the weights have them. Shazeer 2020, arXiv 2002.05202."""
     h = jnp.einsum("...D,DCF->...CF", x, weights["gate_up"])
     if "gate_bias" in weights:
         h = h + _like(jnp.stack([weights["gate_bias"], weights["up_bias"]]), h)
-    h = ACTIVATIONS[activation](h[..., 0, :]) * h[..., 1, :]
-    y = jnp.einsum("...F,FD->...D", h, weights["down"])
+    gate, up = (adapted(h[..., i, :], x, weights, name) for i, name in enumerate(("gate", "up")))
+    h = ACTIVATIONS[activation](gate) * up
+    y = adapted(jnp.einsum("...F,FD->...D", h, weights["down"]), h, weights, "down")
     return y + _like(weights["down_bias"], y) if "down_bias" in weights else y
 
 
@@ -77,6 +121,7 @@ def project(
     """
     qkv = jnp.einsum("...D,DKCH->...KCH", x, weights["qkv"])
     q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
+    q, k, v = (adapted(y, x, weights, name) for y, name in zip((q, k, v), "qkv", strict=True))
     if "q_bias" in weights:
         q = q + _like(weights["q_bias"].reshape(q.shape[-3:]), q)
         k, v = (y + _like(weights[f"{n}_bias"], y) for y, n in ((k, "k"), (v, "v")))
@@ -104,9 +149,14 @@ def prompt_attention(
     how: Attention = Attention(),
 ) -> Float[Array, "P S K M H"]:
     """Causal attention over left-padded prompts, 0 at their padding."""
-    segments = jnp.where(_prompt_seen(q.shape[1], lengths), 0, -1)
-    heads = q.reshape(*q.shape[:2], -1, q.shape[-1])
-    return attention(heads, k, v, segments=segments, **dataclasses.asdict(how)).reshape(q.shape)
+
+    def attend(q: Array, k: Array, v: Array, lengths: Array, over: Over) -> Array:
+        segments = jnp.where(_prompt_seen(q.shape[1], lengths), 0, -1)
+        heads = q.reshape(*q.shape[:2], -1, q.shape[-1])
+        return attention(heads, k, v, segments=segments, **dataclasses.asdict(how)).reshape(q.shape)
+
+    queries = ("batch", None, "heads", "queries", None)
+    return per_shard(attend, (q, k, v, lengths), (queries, KEYS, KEYS, ("batch",)), queries)
 
 
 def completion_attention(
@@ -119,11 +169,17 @@ def completion_attention(
     how: Attention = Attention(),
 ) -> Float[Array, "P G T K M H"]:
     """Causal attention of completions over themselves and over the prompt that their group shares."""
-    prefix = Prefix(prompt_k, prompt_v, _prompt_seen(prompt_k.shape[1], lengths))
-    rows, size = q.shape[0] * q.shape[1], q.shape[2]
-    k, v = (x.reshape(rows, size, *x.shape[3:]) for x in (k, v))
-    heads = q.reshape(rows, size, -1, q.shape[-1])
-    return attention(heads, k, v, prefix=prefix, **dataclasses.asdict(how)).reshape(q.shape)
+
+    def attend(q: Array, k: Array, v: Array, prompt_k: Array, prompt_v: Array, lengths: Array, over: Over) -> Array:
+        prefix = Prefix(prompt_k, prompt_v, _prompt_seen(prompt_k.shape[1], lengths))
+        rows, size = q.shape[0] * q.shape[1], q.shape[2]
+        k, v = (x.reshape(rows, size, *x.shape[3:]) for x in (k, v))
+        heads = q.reshape(rows, size, -1, q.shape[-1])
+        return attention(heads, k, v, prefix=prefix, **dataclasses.asdict(how)).reshape(q.shape)
+
+    queries, keys = ("batch", None, None, "heads", "queries", None), ("batch", None, None, "heads", None)
+    arrays, axes = (q, k, v, prompt_k, prompt_v, lengths), (queries, keys, keys, KEYS, KEYS, ("batch",))
+    return per_shard(attend, arrays, axes, queries)
 
 
 def decode_attention(

@@ -52,8 +52,8 @@ class Model(Protocol):
         """Returns hidden states of prompts and completions; `mask` says which tokens `balance` is about."""
         ...
 
-    def head(self, params: Params) -> Float[Array, "V D"]:
-        """Returns the output matrix, rows by token."""
+    def head(self, params: Params) -> Float[Array, "V D"] | None:
+        """Returns the output matrix, rows by token; None of a model whose hidden states are its logits already."""
         ...
 
     def for_decoding(self, params: Params, length: int) -> Any:
@@ -79,6 +79,7 @@ class Model(Protocol):
         prompt_cache: Caches,
         prompt_of: Int[Array, " B"],
         lengths: Int[Array, " P"],
+        /,
     ) -> tuple[Float[Array, "B D"], Caches]:
         """Feeds each slot its token number `at`; returns the hidden states and the longer cache."""
         ...

@@ -5,6 +5,7 @@ of the devices along these axes, and the parts are added up: the tokens travel, 
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrl_tok import compat
 from jaxrl_tok.models.layers import ACTIVATIONS
 from jaxrl_tok.sharding.constrain import free_axes, manual_axes, spec
 
@@ -58,28 +60,40 @@ def experts(
     gate_up: Float[Array, "E D 2 F"],
     down: Float[Array, "E F D"],
     activation: str = "silu",
+    lora: Mapping[str, Any] | None = None,
 ) -> Float[Array, "*B D"]:
     """Returns sum_k weight_k (act(x gate_k) * (x up_k)) down_k over each token's experts.
 
-    Shape and sharding of the result are those of x. Under `shard_map` over the batch, `gate_up` and `down` are the
-    device's own experts.
+    `lora` has adapters `a [E, inputs, r]`, `b [E, r, outputs]` by the names of the matrices that have one. Shape and
+    sharding of the result are those of x. Under `shard_map` over the batch, `gate_up` and `down` are the device's own
+    experts.
     """
     free, fixed = free_axes(), manual_axes()
-    arrays = (x, ids, weights, gate_up, down)
+    adapters = {name: pair for name, pair in (lora or {}).items() if name in ("gate", "up", "down")}
+    arrays = (x, ids, weights, gate_up, down, adapters)
     own = functools.partial(_of_own_experts, activation=activation)
     if not free:
-        return own(*arrays, gather={**fixed} if "expert" in fixed else {}, add={})
+        return own(*arrays, gather={name: n for name, n in fixed.items() if name == "expert"}, add={})
     # What is left to the compiler becomes manual here: it could not split tokens that are sorted by expert.
     split = {name: size for name, size in (fixed | free).items() if name in EXPERT_AXES}
     gather = {"expert": split["expert"]} if "expert" in split else {}
     run = functools.partial(own, gather=gather, add={name: n for name, n in split.items() if name not in gather})
     tokens = spec(x.shape, *TOKENS[x.ndim])
     laid = PartitionSpec(tuple(name for name in EXPERT_AXES if name in free) or None)
-    return jax.shard_map(run, in_specs=(tokens,) * 3 + (laid,) * 2, out_specs=tokens, axis_names={*free})(*arrays)
+    return jax.shard_map(run, in_specs=(tokens,) * 3 + (laid,) * 3, out_specs=tokens, axis_names={*free})(*arrays)
 
 
 def _of_own_experts(
-    x: Array, ids: Array, weights: Array, gate_up: Array, down: Array, *, activation: str, gather: Any, add: Any
+    x: Array,
+    ids: Array,
+    weights: Array,
+    gate_up: Array,
+    down: Array,
+    lora: Mapping[str, Any],
+    *,
+    activation: str,
+    gather: Any,
+    add: Any,
 ) -> Array:
     """Computes the device's own experts on the tokens of all that share them, and adds up the parts."""
     shape = x.shape
@@ -91,7 +105,7 @@ def _of_own_experts(
     first = first * gate_up.shape[0]
     for name in gather:
         x, ids, weights = (jax.lax.all_gather(a, name, tiled=True) for a in (x, ids, weights))
-    y = _grouped(x, ids - first, weights, gate_up, down, activation)
+    y = _grouped(x, ids - first, weights, gate_up, down, activation, lora)
     if add:
         y = jax.lax.psum(y, tuple(add))
     for name in gather:
@@ -106,16 +120,25 @@ def _grouped(
     gate_up: Float[Array, "E D 2 F"],
     down: Float[Array, "E F D"],
     activation: str,
+    lora: Mapping[str, Any],
 ) -> Float[Array, "n D"]:
     """The sum over those of each token's experts that are here; ids outside 0 .. E - 1 are elsewhere."""
     number, count = gate_up.shape[0], ids.shape[1]
     here = (ids >= 0) & (ids < number)
     group = jnp.where(here, ids, number).reshape(-1)
-    order = jnp.argsort(group, stable=True)
+    order = compat.argsort(group)
     sizes = jnp.zeros(number, jnp.int32).at[group].add(1, mode="drop")
-    h = jax.lax.ragged_dot(x[order // count], gate_up.reshape(number, x.shape[1], -1), sizes)
+
+    def adapted(y: Array, x: Array, name: str) -> Array:
+        if name not in lora:
+            return y
+        return y + jax.lax.ragged_dot(jax.lax.ragged_dot(x, lora[name]["a"], sizes), lora[name]["b"], sizes)
+
+    x = x[order // count]
+    h = jax.lax.ragged_dot(x, gate_up.reshape(number, x.shape[1], -1), sizes)
     h = h.reshape(h.shape[0], 2, -1)
-    y = jax.lax.ragged_dot(ACTIVATIONS[activation](h[:, 0]) * h[:, 1], down, sizes)
+    h = ACTIVATIONS[activation](adapted(h[:, 0], x, "gate")) * adapted(h[:, 1], x, "up")
+    y = adapted(jax.lax.ragged_dot(h, down, sizes), h, "down")
     # Back in the order of tokens: a sum of k terms, always in the same order.
-    y = y[jnp.argsort(order)].reshape(*ids.shape, -1)
+    y = y[compat.argsort(order)].reshape(*ids.shape, -1)
     return jnp.sum(jnp.where(here[:, :, None], y, 0) * weights[:, :, None], axis=1)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrl_tok.models import layers, moe
 from jaxrl_tok.models.architecture import Architecture, Params, specs
 from jaxrl_tok.models.cache import KVCache
-from jaxrl_tok.models.model import Hidden
+from jaxrl_tok.models.model import Caches, Hidden
 from jaxrl_tok.models.rope import turns as turns_of
 from jaxrl_tok.sharding.constrain import constrain
 
@@ -81,20 +81,24 @@ def for_decoding(params: Params, arch: Architecture, length: int) -> Params:
     rotations of the first `length` positions, prompt included.
     """
     cast = jax.tree.map(lambda w: w.astype(arch.dtype), params)
+    cast["turns"] = _turns(jnp.arange(length, dtype=jnp.int32), arch)
+    if arch.scan_decoding:
+        return cast | {"layers": jax.vmap(layers.fuse)(cast["layers"])}
     layer = (jax.tree.map(lambda w, i=i: w[i], cast["layers"]) for i in range(arch.layers))
-    turns = _turns(jnp.arange(length, dtype=jnp.int32), arch)
-    return cast | {"layers": tuple(map(layers.fuse, layer)), "turns": turns}
+    return cast | {"layers": tuple(map(layers.fuse, layer))}
 
 
-def empty_cache(arch: Architecture, rows: int, length: int) -> tuple[KVCache, ...]:
+def empty_cache(arch: Architecture, rows: int, length: int) -> Caches:
     """Returns a cache for `length` tokens of each row, by layer."""
     shape = (rows, arch.kv_heads, length, arch.head_dim)
+    if arch.scan_decoding:
+        return KVCache.empty(*shape, arch.dtype, arch.layers)
     return tuple(KVCache.empty(*shape, arch.dtype) for _ in range(arch.layers))
 
 
 def prefill(
     params: Params, arch: Architecture, prompts: Int[Array, "P S"], lengths: Int[Array, " P"]
-) -> tuple[Float[Array, "P D"], tuple[KVCache, ...]]:
+) -> tuple[Float[Array, "P D"], Caches]:
     """Returns the hidden state of each prompt's last token and, by layer, the keys and values of all of them."""
     turns = _turns(_prompt_positions(prompts, lengths), arch)
 
@@ -107,8 +111,9 @@ def prefill(
         return x, kept
 
     x, stacked = _through(layer, _embed(params, arch, prompts), params["layers"], arch)
-    caches = tuple(jax.tree.map(lambda c, i=i: c[i], stacked) for i in range(arch.layers))
-    return _final(x[:, -1], params, arch), caches
+    if not arch.scan_decoding:
+        stacked = tuple(jax.tree.map(lambda c, i=i: c[i], stacked) for i in range(arch.layers))
+    return _final(x[:, -1], params, arch), stacked
 
 
 def decode(
@@ -116,29 +121,44 @@ def decode(
     arch: Architecture,
     tokens: Int[Array, " B"],
     at: Int[Array, " B"],
-    cache: tuple[KVCache, ...],
-    prompt_cache: tuple[KVCache, ...],
+    cache: Caches,
+    prompt_cache: Caches,
     prompt_of: Int[Array, " B"],
     lengths: Int[Array, " P"],
-) -> tuple[Float[Array, "B D"], tuple[KVCache, ...]]:
+) -> tuple[Float[Array, "B D"], Caches]:
     """Feeds each slot its token number `at`; returns the hidden states and the longer cache.
 
     `weights` are those of `for_decoding`. Slots that serve the same prompt share one copy of its keys and values
-    (`prompt_of` maps slot to prompt). Layers are compiled side by side whatever `unroll` says: a scan over them
-    would copy every layer's cache in and out at each token.
+    (`prompt_of` maps slot to prompt). Layers are compiled side by side, or with `scan_decoding` as one loop, which
+    takes what it reads of a layer out of arrays of all of them.
     """
-    x = _embed(weights, arch, tokens)
     lengths = lengths[prompt_of]
     turns = {slides: table[lengths + at] for slides, table in weights["turns"].items()}
+
+    def layer(x: Array, own: KVCache, prompt: KVCache, weights: Params, slides: bool, i: Any = None) -> Any:
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, KVCache]:
+            longer, shared = own.write(at, k, v, i), prompt.rows(prompt_of, i)
+            seen = longer.of(i)
+            how = _how(arch, slides)
+            return layers.decode_attention(q, seen.k, seen.v, at, shared.k, shared.v, lengths, how), longer
+
+        return _block(x, weights, arch, turns[slides], attend)[:2]
+
+    def period(carry: tuple[Array, KVCache], first: Array, count: int = arch.period) -> tuple[Any, None]:
+        for j in range(count):
+            own = jax.tree.map(lambda w, j=j: w[first + j], weights["layers"])
+            carry = layer(*carry, prompt_cache, own, arch.slides(j), first + j)
+        return carry, None
+
+    x = _embed(weights, arch, tokens)
+    if arch.scan_decoding:
+        whole = arch.layers // arch.period * arch.period
+        (x, cache), _ = jax.lax.scan(period, (x, cache), jnp.arange(0, whole, arch.period))
+        x, cache = period((x, cache), jnp.int32(whole), arch.layers - whole)[0]
+        return _final(x, weights, arch), cache
     longer = []
-    for i, (layer, own, prompt) in enumerate(zip(weights["layers"], cache, prompt_cache, strict=True)):
-
-        def attend(q: Array, k: Array, v: Array, i: int = i, own: KVCache = own, prompt: KVCache = prompt) -> Any:
-            own, shared = own.write(at, k, v), prompt.rows(prompt_of)
-            how = _how(arch, arch.slides(i))
-            return layers.decode_attention(q, own.k, own.v, at, shared.k, shared.v, lengths, how), own
-
-        x, own, _ = _block(x, layer, arch, turns[arch.slides(i)], attend)
+    for i, (own, prompt, one) in enumerate(zip(cache, prompt_cache, weights["layers"], strict=True)):
+        x, own = layer(x, own, prompt, one, arch.slides(i))
         longer.append(own)
     return _final(x, weights, arch), tuple(longer)
 
@@ -182,15 +202,16 @@ def _block(x: Array, weights: Params, arch: Architecture, turns: Array, attend: 
     """
     norm = functools.partial(_norm, weights=weights, arch=arch)
     q, k, v = layers.project(norm(x, "attention_norm"), weights, turns, arch.norm_eps, offset=arch.norm_offset)
-    mixed, kept = attend(*(_over_heads(y) for y in (q, k, v)))
-    y = jnp.einsum("...NH,NHD->...D", mixed.reshape(*x.shape[:-1], arch.heads, arch.head_dim), weights["o"])
+    mixed, kept = attend(*(_over_heads(y, x.ndim - 1) for y in (q, k, v)))
+    mixed = mixed.reshape(*x.shape[:-1], arch.heads, arch.head_dim)
+    y = layers.adapted(jnp.einsum("...NH,NHD->...D", mixed, weights["o"]), mixed, weights, "o")
     if "o_bias" in weights:
         y = y + weights["o_bias"].reshape((1,) * (y.ndim - 1) + (-1,))
     x = _over_tokens(x + norm(y, "attention_post_norm"))
     h, routed = norm(x, "mlp_norm"), None
     if arch.experts:
         ids, shares, probs = moe.route(h, weights["router"], arch.experts_per_token, arch.norm_top_k)
-        y = moe.experts(h, ids, shares, weights["gate_up"], weights["down"], arch.activation)
+        y = moe.experts(h, ids, shares, weights["gate_up"], weights["down"], arch.activation, weights.get("lora"))
         routed = ids, probs
     else:
         y = layers.mlp(h, weights, arch.activation)
@@ -207,9 +228,10 @@ def _over_tokens(x: Array) -> Array:
     return constrain(x, "batch", "tokens", None) if x.ndim == 3 else x
 
 
-def _over_heads(x: Array) -> Array:
-    """In attention every key/value head is on its own, and sees the whole row."""
-    return constrain(x, "batch", None, "heads", *(None,) * (x.ndim - 3)) if x.ndim >= 4 else x
+def _over_heads(x: Array, rows: int) -> Array:
+    """In attention every key/value head is on its own, and sees the whole of its row's `rows` axes."""
+    heads = ("heads", "queries") if x.ndim == rows + 3 else ("heads",)
+    return constrain(x, "batch", *(None,) * (rows - 1), *heads, None)
 
 
 def _how(arch: Architecture, slides: bool) -> layers.Attention:
@@ -230,7 +252,7 @@ def _prompt_positions(prompts: Array, lengths: Array) -> Array:
 
 
 def _embed(params: Params, arch: Architecture, tokens: Array) -> Array:
-    x = params["embed"][tokens].astype(arch.dtype)
+    x = layers.embed(params["embed"], tokens, arch.dtype)
     # Unit variance at the start whatever the width, while a tied head keeps its small initial scale.
     return _over_tokens(x * jnp.asarray(arch.dim**0.5, x.dtype) if arch.scale_embedding else x)
 
@@ -278,14 +300,14 @@ class Transformer:
         """Returns `for_decoding`."""
         return for_decoding(params, self.arch, length)
 
-    def prefill(self, params: Params, prompts: Array, lengths: Array) -> tuple[Array, tuple[KVCache, ...]]:
+    def prefill(self, params: Params, prompts: Array, lengths: Array) -> tuple[Array, Caches]:
         """Returns `prefill`."""
         return prefill(params, self.arch, prompts, lengths)
 
-    def empty_cache(self, rows: int, length: int) -> tuple[KVCache, ...]:
+    def empty_cache(self, rows: int, length: int) -> Caches:
         """Returns `empty_cache`."""
         return empty_cache(self.arch, rows, length)
 
-    def decode(self, weights: Params, *arrays: Any) -> tuple[Array, tuple[KVCache, ...]]:
+    def decode(self, weights: Params, *arrays: Any) -> tuple[Array, Caches]:
         """Returns `decode`."""
         return decode(weights, self.arch, *arrays)

@@ -54,9 +54,10 @@ def test_a_completion_after_its_prompt_is_one_text(changes):
     np.testing.assert_allclose(hidden.reshape(9, 5, -1), whole[:, -5:], rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_decoding_gives_the_states_of_forward(changes):
-    model = tiny.model(**changes)
+def test_decoding_gives_the_states_of_forward(changes, scan):
+    model = tiny.model(**changes, scan_decoding=scan)
     weights = tiny.weights(model)
     prompts = tiny.prompts(2, 6)
     after = completions(prompts)
