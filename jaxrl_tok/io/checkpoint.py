@@ -11,6 +11,7 @@ import fcntl
 import functools
 import json
 import logging
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ import jax
 
 from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.io import leaves, manifest
+from jaxrl_tok.io.differences import differences
+from jaxrl_tok.io.distributed import ALONE, Peers
 from jaxrl_tok.io.files import replace_atomically, sync_folder, why
 
 PyTree = Any
@@ -36,7 +39,10 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints in one folder, written by one process at a time.
+    """The checkpoints in one folder, written by one run at a time.
+
+    With several processes all make the same calls, and each writes and reads its part of the arrays; what concerns
+    the whole (the lock, the choice of what to restore, the seal, what is deleted) is up to the first of them.
 
     Args:
         folder: made if it is not there.
@@ -44,12 +50,13 @@ class Checkpoints:
         keep_every: also keep every step that this number divides.
         fingerprint: the part of the config that gives the state its meaning. It is stored, and a restore
             refuses a checkpoint with another one. None stores and compares nothing.
-        read_only: changes nothing in the folder, in which another process may be training.
+        read_only: changes nothing in the folder, in which another run may be training.
+        peers: the processes of this run.
         warn: called with one line about each checkpoint that cannot be used.
 
     Raises:
         ConfigError: `keep_last` is below 2.
-        CheckpointError: the folder cannot be written, or another process is writing to it.
+        CheckpointError: the folder cannot be written, another run is writing to it, or a process does not see it.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class Checkpoints:
         keep_every: int | None = None,
         fingerprint: Mapping[str, Any] | None = None,
         read_only: bool = False,
+        peers: Peers = ALONE,
         warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ):
         if keep_last < 2:
@@ -69,6 +77,7 @@ class Checkpoints:
         self._fingerprint = None if fingerprint is None else _as_json(fingerprint)
         self._warn = warn
         self._read_only = read_only
+        self._peers = peers
         self._best: int | None = None
         self._here: int | None = None  # the step last saved or restored by this process
         self._looked = False  # a restore has passed over every step that is newer than `_here`
@@ -108,7 +117,8 @@ class Checkpoints:
         if step == self._here:
             assert not best or self._best == step, f"step {step} is saved already, and not as the best"
         else:
-            self._make_way(step)
+            if self._peers.exchange(lambda: self._peers.first and self._make_way(step))[0]:
+                self._reload()
             named = leaves.name_leaves(state)
             best_step = step if best else self._best
             note = {
@@ -142,14 +152,10 @@ class Checkpoints:
             CheckpointError: none is intact, or it belongs to another config or another state.
         """
         self.wait()
-        candidates = self._on_disk() if step is None else [step]
-        intact = next((s for s in reversed(candidates) if self._is_intact(s)), None)
+        intact = self._peers.exchange(lambda: self._choose(step) if self._peers.first else None)[0]
         if intact is None:
-            if step is None and not self.steps():
-                self._looked = True
-                return None
-            where = self.folder if step is None else self._path(step)
-            raise CheckpointError(f"{where}: no intact checkpoint; delete it to start again")
+            self._looked = True
+            return None
         with self._reported(intact, "restore"):
             note = self._note(intact)
             self._check(intact, note, template, partial)
@@ -157,6 +163,15 @@ class Checkpoints:
         if step is None:
             self._here, self._best, self._looked = intact, note["best"], True
         return Restored(intact, state, note["host"])
+
+    def _choose(self, step: int | None) -> int | None:
+        """Returns the newest intact step, or the one asked for; None where none was ever finished."""
+        candidates = self._on_disk() if step is None else [step]
+        intact = next((s for s in reversed(candidates) if self._is_intact(s)), None)
+        if intact is None and (step is not None or self.steps()):
+            where = self.folder if step is None else self._path(step)
+            raise CheckpointError(f"{where}: no intact checkpoint; delete it to start again")
+        return intact
 
     def steps(self) -> list[int]:
         """Returns the finished steps, oldest first; whether one is intact shows when it is restored."""
@@ -169,7 +184,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """Returns the step last saved as the best, as the newest finished checkpoint tells it."""
         self.wait()
-        newest = self.latest()
+        newest = self._peers.exchange(self.latest)[0]
         if newest is None:
             return None
         with self._reported(newest, "restore"):
@@ -197,12 +212,28 @@ class Checkpoints:
             self._stack.close()
 
     def _open_for_writing(self) -> None:
+        # A name that no process has looked for before: network file systems remember what was not there.
+        probe = self.folder / self._peers.exchange(lambda: f".probe-{secrets.token_hex(8)}")[0]
+        try:
+            self._peers.exchange(lambda: self._claim(probe) if self._peers.first else None)
+            self._peers.exchange(lambda: self._check_shared(probe))
+        finally:
+            if self._peers.first:
+                with contextlib.suppress(OSError):
+                    probe.unlink()
+
+    def _check_shared(self, probe: Path) -> None:
+        if not probe.exists():
+            raise CheckpointError(
+                f"{self.folder}: process {self._peers.index} does not see what process 0 writes here; run.dir must be "
+                "on a file system that all of them mount, at the same path"
+            )
+
+    def _claim(self, probe: Path) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # A block, not a byte: on a full disk an empty file can still be made.
-            probe = self.folder / ".probe"
             replace_atomically(probe, lambda file: file.write(bytes(4096)))
-            probe.unlink()
             lock = self._stack.enter_context((self.folder / ".lock").open("ab"))
         except OSError as error:
             raise CheckpointError(f"{self.folder}: cannot write checkpoints here: {why(error)}") from error
@@ -254,14 +285,18 @@ class Checkpoints:
             return False
         return True
 
-    def _make_way(self, step: int) -> None:
+    def _make_way(self, step: int) -> bool:
+        """Deletes what a restore passed over; returns whether there was anything."""
         ahead = [s for s in self._on_disk() if s >= step]
         if any(manifest.is_sealed(self._path(s)) for s in ahead) and not self._looked:
             earlier = f"holds step {ahead[-1]} of an earlier run"
             raise CheckpointError(f"{self.folder}: {earlier}; restore it, or give this run another folder")
         for s in ahead:
             self._delete(s)
-        if ahead and "_manager" in self.__dict__:
+        return bool(ahead)
+
+    def _reload(self) -> None:
+        if "_manager" in self.__dict__:
             self._manager.reload()
 
     def _delete(self, step: int) -> None:
@@ -270,10 +305,14 @@ class Checkpoints:
 
     def _finish(self, step: int, best_step: int | None) -> None:
         """Runs in the background: waits for Orbax's commit, seals it, then deletes what it replaces."""
-        self._manager.wait_until_finished()
-        sync_folder(self.folder)
-        manifest.seal(self._path(step))
+        self._manager.wait_until_finished()  # of all processes
+        if self._peers.first:
+            sync_folder(self.folder)
+            manifest.seal(self._path(step))
+            self._delete_replaced(best_step)
         self._best = best_step
+
+    def _delete_replaced(self, best_step: int | None) -> None:
         finished = self.steps()
         kept = {*finished[-self._keep_last :], best_step}
         if self._keep_every is not None:
@@ -312,29 +351,6 @@ class Checkpoints:
             for name, leaf in named.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(template), values)
-
-
-def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns one phrase for each key whose value is not the same, with both values.
-
-    Nested tables are compared key by key: `model.layers`. A key that one side lacks is `unset` there.
-    """
-    there, here = _flat(stored), _flat(now)
-    return [
-        f"{key} is {there.get(key, 'unset')} there and {here.get(key, 'unset')} here"
-        for key in sorted(there.keys() | here.keys())
-        if (key in there) != (key in here) or there[key] != here[key]
-    ]
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return flat
 
 
 def _as_json(table: Mapping[str, Any]) -> dict[str, Any]:

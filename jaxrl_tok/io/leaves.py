@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_tok.sharding.place import put
+
 PyTree = Any
 
 
@@ -63,7 +65,7 @@ def empty_like(leaf: Any) -> Any:
     target = to_target(leaf)
     values = np.zeros(target.shape, target.dtype)
     if isinstance(target, jax.ShapeDtypeStruct):
-        values = jax.device_put(values, target.sharding)
+        values = put(values, target.sharding)
     return from_stored(leaf, values)
 
 

@@ -27,6 +27,9 @@ METRICS: dict[str, tuple[str, str]] = {
     "completions/clipped_ratio": ("completions cut off by their limit", "share of completions"),
     "entropy": ("entropy of the policy's next-token distribution, mean over trained tokens", "nats"),
     "kl": ("divergence from the reference, mean over trained tokens", "nats"),
+    "critic/values/mean": ("the critic's values, mean over trained tokens", "reward"),
+    "critic/returns/mean": ("what they are to be", "reward"),
+    "expert_balance": ("how unevenly tokens use the experts: 1 = evenly, E = all the same one", "ratio"),
     "clip_ratio/low_mean": (
         "tokens whose ratio is under its lower bound while the advantage is negative",
         "share of tokens",

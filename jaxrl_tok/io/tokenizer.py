@@ -74,7 +74,33 @@ def load(folder: str | Path) -> Tokenizer:
     Raises:
         DataError: the folder is missing, is no tokenizer, or has no end token.
     """
-    return _Folder(Path(folder))
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"tokenizer: no folder {folder}")
+    if not any(folder.glob("tokenizer*")):
+        raise DataError(f"tokenizer: {folder} holds no tokenizer.json or other tokenizer* file")
+    try:
+        # Unless it is told not to, it asks on the terminal whether to run code out of the folder.
+        wrapped: Any = _transformers().AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError(f"tokenizer: cannot load {folder}: {' '.join(str(error).split())}") from None
+    return _Wrapped(wrapped, f"folder {folder}", _end_ids(wrapped, folder))
+
+
+def wrap(fast: tokenizers.Tokenizer, name: str, **settings: Any) -> Tokenizer:
+    """Returns a tokenizer of the library `tokenizers` with what transformers adds to one.
+
+    Args:
+        fast: the tokenizer.
+        name: how errors call it.
+        settings: those of `PreTrainedTokenizerFast`: `eos_token`, which it has to have, `pad_token`, `chat_template`.
+    """
+    wrapped: Any = _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=fast, padding_side="left", clean_up_tokenization_spaces=False, **settings
+    )
+    return _Wrapped(wrapped, name, (wrapped.eos_token_id,))
 
 
 class _Characters(Tokenizer):
@@ -112,25 +138,15 @@ class _Characters(Tokenizer):
         wrapped.save_pretrained(folder)
 
 
-class _Folder(Tokenizer):
-    def __init__(self, folder: Path):
-        if not folder.is_dir():
-            raise DataError(f"tokenizer: no folder {folder}")
-        if not any(folder.glob("tokenizer*")):
-            raise DataError(f"tokenizer: {folder} holds no tokenizer.json or other tokenizer* file")
-        try:
-            # Unless it is told not to, it asks on the terminal whether to run code out of the folder.
-            self._wrapped: Any = _transformers().AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise DataError(f"tokenizer: cannot load {folder}: {' '.join(str(error).split())}") from None
-        self._folder = folder
-        self.eos_ids = _end_ids(self._wrapped, folder)
-        pad_id = self._wrapped.pad_token_id
-        self.pad_id = self.eos_ids[0] if pad_id is None else pad_id
-        self.size = len(self._wrapped)
-        self._alphabet = _closed_alphabet(self._wrapped)
+class _Wrapped(Tokenizer):
+    """A tokenizer of transformers; `name` is how errors call it."""
+
+    def __init__(self, wrapped: Any, name: str, eos_ids: tuple[int, ...]):
+        self._wrapped, self._name, self.eos_ids = wrapped, name, eos_ids
+        pad_id = wrapped.pad_token_id
+        self.pad_id = eos_ids[0] if pad_id is None else pad_id
+        self.size = len(wrapped)
+        self._alphabet = _closed_alphabet(wrapped)
         self._prefix = self._before_text()
 
     def encode(self, text: str) -> list[int]:
@@ -145,13 +161,13 @@ class _Folder(Tokenizer):
         if isinstance(prompt, str):
             return self._prefix + self.encode(prompt)
         if not self._wrapped.chat_template:
-            raise DataError(f"tokenizer folder {self._folder} has no chat template: give prompts as strings")
+            raise DataError(f"tokenizer {self._name} has no chat template: give prompts as strings")
         from jinja2 import TemplateError
 
         try:
             text = self._wrapped.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:
-            raise DataError(f"the chat template of {self._folder} refuses the messages: {error}") from None
+            raise DataError(f"the chat template of {self._name} refuses the messages: {error}") from None
         # The template writes BOS itself where it wants one.
         return self.encode(text)
 

@@ -12,7 +12,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.io import manifest
-from jaxrl_tok.io.checkpoint import Checkpoints, differences
+from jaxrl_tok.io.checkpoint import Checkpoints
+from jaxrl_tok.io.differences import differences
 from jaxrl_tok.types import pytree
 from tests.io.checkpoint_folders import fill, newest, payload, restore, small
 
