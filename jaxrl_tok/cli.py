@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,14 +36,15 @@ def command() -> None:
 
 
 def main() -> None:
-    """Runs a command; a mistake of the user ends it with one line and exit code 2, bad numbers with 3."""
-    from jaxrl_tok.errors import NumericsError
+    """Runs a command; a mistake of the user ends it with one line and exit code 2, bad numbers with 3.
 
+    With 4 where another process of the run was lost: then the same command, given to all again, goes on.
+    """
     try:
         app()
     except JaxrlTokError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, NumericsError) else 2)
+        sys.exit(error.exit_code)
 
 
 @app.command()
@@ -79,9 +80,26 @@ def sample(
     """Complete prompts with a checkpoint of a run."""
     from jaxrl_tok.train.session import sample as run_sampling
 
-    for text, completions in zip(prompt, run_sampling(path, sets or [], prompt, count, temperature, step), strict=True):
+    found = run_sampling(path, sets or [], prompt, count, temperature, step)
+    # Of several processes, all but the first have nothing to print.
+    for text, completions in zip(prompt, found, strict=False):
         for completion in completions:
             print(f"{text}{completion}")
+
+
+@app.command()
+def export(
+    path: RunFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
+    sets: Sets = None,
+    step: Annotated[int | None, typer.Option(help="RL step of the checkpoint; the best one unless given.")] = None,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the weights.")] = "bfloat16",
+) -> None:
+    """Write a checkpoint of a run as a folder that transformers and vLLM load."""
+    from jaxrl_tok.train.session import export as run_export
+
+    run_export(path, sets or [], out, step, dtype)
+    print(out)
 
 
 @app.command()

@@ -80,10 +80,27 @@ class Batch:
 
 @pytree
 class TrainState:
-    """All that a checkpoint holds on device."""
+    """All that a checkpoint holds on device.
+
+    `params` are what the optimizer changes. With adapters `frozen` is what it does not: each has None where the other
+    has a leaf, and a checkpoint leaves out a frozen part that can be read from the weights it came from.
+    """
 
     params: Any
     opt_state: Any
     updates: Leaf  # i32[], optimizer steps taken with this opt_state
-    ref_params: Any  # the frozen reference, or None where no slot reads it
+    ref_params: Any  # the frozen reference, or None where no slot reads it, or it is the frozen part itself
     method_state: Any  # of stateful methods, by slot
+    frozen: Any = None
+
+    @property
+    def model_params(self) -> Any:
+        """All parameters of the model in one tree."""
+        return joined(self.params, self.frozen)
+
+
+def joined(trained: Any, frozen: Any) -> Any:
+    """Returns the tree of which each part has None where the other has a leaf; `frozen` may be None as a whole."""
+    if frozen is None:
+        return trained
+    return jax.tree.map(lambda x, y: y if x is None else x, trained, frozen, is_leaf=lambda x: x is None)

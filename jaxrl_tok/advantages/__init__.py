@@ -34,6 +34,7 @@ from jaxrl_tok.advantages.reinforce_pp_baseline import reinforce_pp_baseline as 
 from jaxrl_tok.advantages.relative_negative import relative_negative as relative_negative
 from jaxrl_tok.advantages.remax import remax as remax
 from jaxrl_tok.advantages.rloo import rloo as rloo
+from jaxrl_tok.advantages.rto import rto as rto
 from jaxrl_tok.advantages.spear_replay import spear_replay as spear_replay
 from jaxrl_tok.advantages.spo_chain import spo_chain as spo_chain
 from jaxrl_tok.advantages.spo_tree import spo_tree as spo_tree
@@ -69,6 +70,7 @@ ADVANTAGES: dict[str, Callable[..., Any]] = {
         reinforce_pp_baseline,
         relative_negative,
         remax,
+        rto,
         dcpo_smooth,
         entropy_shaping,
         hapo_group_average,

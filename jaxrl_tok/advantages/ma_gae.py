@@ -35,3 +35,20 @@ def ma_gae(
     """
     options = {"gamma": gamma, "lam": lam, "pooling": pooling, "as_released": as_released}
     return macro_advantages(token_rewards, values, boundaries, mask, valid, **options).advantages
+
+
+def returns(
+    token_rewards: Float[Array, "P G T"],
+    values: Float[Array, "P G T"],
+    boundaries: Bool[Array, "P G T"] | Int[Array, "P G T"],
+    mask: Bool[Array, "P G T"],
+    valid: Bool[Array, "P G"] | None = None,
+    *,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    pooling: Literal["equal", "unit", "position"] = "equal",
+    as_released: bool = False,
+) -> Float[Array, "P G T"]:
+    """Returns what the critic's value before each token is to be: A + V of the token's macro action."""
+    options = {"gamma": gamma, "lam": lam, "pooling": pooling, "as_released": as_released}
+    return macro_advantages(token_rewards, values, boundaries, mask, valid, **options).returns

@@ -15,6 +15,7 @@ from jaxrl_tok.losses.gpg import gpg as gpg
 from jaxrl_tok.losses.kl import kl as kl
 from jaxrl_tok.losses.kl_cov import kl_cov as kl_cov
 from jaxrl_tok.losses.laser_mse import laser_mse as laser_mse
+from jaxrl_tok.losses.load_balance import load_balance as load_balance
 from jaxrl_tok.losses.lp_reg import lp_reg as lp_reg
 from jaxrl_tok.losses.ppo_clip import ppo_clip as ppo_clip
 from jaxrl_tok.losses.return_decomposition import return_decomposition as return_decomposition
@@ -40,6 +41,7 @@ LOSSES: dict[str, Callable[..., Float[Array, "B *T"]]] = {
         gmpo,
         kl_cov,
         laser_mse,
+        load_balance,
         lp_reg,
         return_decomposition,
         sapo,

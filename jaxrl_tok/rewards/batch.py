@@ -35,6 +35,30 @@ class RewardBatch:
         ]
 
 
+def to_json(batch: RewardBatch) -> dict[str, Any]:
+    """Returns the batch as values of JSON, which have every float32 exactly."""
+    arrays = {"rewards": batch.rewards.tolist(), "valid": batch.valid.tolist(), "parts": batch.parts.tolist()}
+    return dataclasses.asdict(batch) | arrays
+
+
+def joined(tables: Sequence[Mapping[str, Any]]) -> RewardBatch:
+    """Returns batches that `to_json` gave as one, in their order; all from the same reward functions."""
+    names = tables[0]["outcomes"]
+    rewards = np.array([x for table in tables for x in table["rewards"]], np.float32)
+    parts = np.array([x for table in tables for x in table["parts"]], np.float32)
+    return RewardBatch(
+        rewards=rewards,
+        valid=np.array([x for table in tables for x in table["valid"]], bool),
+        parts=parts.reshape(len(rewards), len(names)),
+        outcomes={
+            name: {outcome: sum(table["outcomes"][name][outcome] for table in tables) for outcome in OUTCOMES}
+            for name in names
+        },
+        sample_outcomes=[x for table in tables for x in table["sample_outcomes"]],
+        errors=list(dict.fromkeys(line for table in tables for line in table["errors"])),
+    )
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Task:
     """Samples for one call of one reward function; the order is that of the work."""

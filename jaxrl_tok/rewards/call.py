@@ -52,7 +52,7 @@ def load(name: str, function: str, options: Mapping[str, Any]) -> Call:
     """
     check_name(name, function)
     where = label(name, function)
-    found = REWARDS[function] if function in REWARDS else _imported(where, *function.split(":"))
+    found = REWARDS[function] if function in REWARDS else imported(where, *function.split(":"))
     return bind(where, found, options)
 
 
@@ -64,7 +64,7 @@ def warm_up(function: str) -> None:
     """
     where = f"warm-up {function}"
     module, _, attribute = function.partition(":")
-    call = _imported(where, module, attribute)
+    call = imported(where, module, attribute)
     try:
         call()
     except BaseException as error:  # as of a reward function
@@ -196,7 +196,12 @@ def _short(filename: str) -> str:
     return os.path.relpath(filename) if inside else filename
 
 
-def _imported(where: str, module: str, attribute: str) -> Any:
+def imported(where: str, module: str, attribute: str) -> Any:
+    """Returns what a module of the user's has under a name; `where` begins the line of an error.
+
+    Raises:
+        RewardError: it cannot be imported, or has nothing of that name.
+    """
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -120,6 +120,15 @@ def _start(model: models.Model, slots: int, requests: int, size: int, axis_name:
     return state if axis_name is None else jax.lax.pcast(state, axis_name, to="varying")
 
 
+def _logits(model: models.Model, weights: Any, hidden: Array) -> Array:
+    head = model.head(weights)
+    if head is None:
+        logits = hidden.astype(jnp.float32)
+    else:
+        logits = jnp.einsum("BD,VD->BV", hidden, head, preferred_element_type=jnp.float32)
+    return logits if model.logit_cap is None else model.logit_cap * jnp.tanh(logits / model.logit_cap)
+
+
 def _step(
     state: _Loop,
     *,
@@ -143,10 +152,7 @@ def _step(
     fed = jnp.maximum(state.length - 1, 0)
     decoded, cache = model.decode(weights, state.token, fed, state.cache, prompt_cache, prompt_of, lengths)
     seen = jnp.where((state.length == 0)[:, None], hidden[prompt_of], decoded)
-    head = model.head(weights)
-    logits = jnp.einsum("BD,VD->BV", seen, head, preferred_element_type=jnp.float32)
-    if model.logit_cap is not None:
-        logits = model.logit_cap * jnp.tanh(logits / model.logit_cap)
+    logits = _logits(model, weights, seen)
     ask = jax.tree.map(lambda x: x[request], sampling)
     token, logprob, threshold = draw(
         jax.vmap(jax.random.fold_in)(keys[request], state.length),

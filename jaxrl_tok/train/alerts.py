@@ -28,10 +28,15 @@ def alerts(metrics: Mapping[str, float], *, dtype: str, steps_without_end: int) 
             "every group has one value of the reward, so no advantage differs from zero: the task is too easy or "
             "too hard, or the reward is constant"
         )
-    ratio = max(abs(metrics.get(f"sampling/importance_sampling_ratio/{end}", 1.0) - 1) for end in ("min", "max"))
+    ratio = ratio_off(metrics)
     if ratio > RATIO_TOLERANCE[dtype]:
         found["ratio"] = (
             f"before the first update the ratio of trainer to sampler is off 1 by {ratio:.3g}: the two do not "
             "compute the same distribution (weights, temperature, filters, precision)"
         )
     return found
+
+
+def ratio_off(metrics: Mapping[str, float]) -> float:
+    """Returns by how much the ratio of trainer to sampler is off 1 at most, before the step's first update."""
+    return max(abs(metrics.get(f"sampling/importance_sampling_ratio/{end}", 1.0) - 1) for end in ("min", "max"))

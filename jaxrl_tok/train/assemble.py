@@ -5,11 +5,21 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxrl_tok.train.recipe import Recipe
+from jaxrl_tok.config.bind import Bound, bind
+from jaxrl_tok.scores import SCORES
+from jaxrl_tok.train.recipe import DERIVED_ARRAYS, Recipe
 from jaxrl_tok.types import Batch, Leaf, Prompts
 
 Fields = Mapping[str, Leaf]
 States = dict[str, Any]  # of stateful methods, by their paths in the recipe
+
+# What is made of other arrays where a method needs it: the outcome as the last token's reward, and actions of five
+# tokens.
+DERIVED: dict[str, Bound] = {
+    "token_rewards": bind(SCORES, "outcome_token_rewards"),
+    "boundaries": bind(SCORES, "ngram_boundaries"),
+}
+assert DERIVED.keys() == DERIVED_ARRAYS
 
 
 def assemble(
@@ -19,13 +29,21 @@ def assemble(
 
     `fields` has arrays by their names in docs/notation.md, `[P, ...]`; at least `tokens`, `mask`, `valid`.
     Advantages are those of all completions with a reward. What the filter drops after that no longer trains:
-    it leaves the mask, and so every denominator and the token weights' statistics.
+    it leaves the mask, and so every denominator and the token weights' statistics. With a critic its `values`
+    become the `old_values` of the step, and `returns` are its targets.
     """
     have: dict[str, Any] = dict(fields)
     states = dict(states)
     have["mask"] = have["mask"] & have["valid"][..., None]
     have["advantages"] = jnp.zeros(have["mask"].shape, jnp.float32)
     have["token_weights"] = jnp.where(have["mask"], jnp.float32(1), jnp.float32(0))
+    for name in recipe.assemble_reads & DERIVED.keys() - have.keys():
+        if any(name in method.needs for method in recipe.assemble.values()):
+            have[name] = DERIVED[name](have)
+    if recipe.targets is not None:
+        have["returns"] = recipe.targets(have)
+    if "values" in have:
+        have["old_values"] = have["values"]
     for slot, method in recipe.assemble.items():
         if method.init is None:
             result = method(have)
@@ -39,5 +57,6 @@ def assemble(
         else:
             have["token_weights" if slot == "token_weight" else "advantages"] = result
     always = {"tokens", "mask", "valid", "sampler_logprobs", "advantages", "token_weights"}
-    step = {name: have[name] for name in recipe.step_reads | always if name in have}
+    # The step has values of its own: the current critic's.
+    step = {name: have[name] for name in (recipe.step_reads | always) - {"values"} if name in have}
     return Batch(prompts, step, temperature, keep_thresholds), states

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,16 +15,17 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
-from jaxrl_tok.config.schema import ModelConfig, Run, TrainSection
+from jaxrl_tok.config.derived import mesh_sizes
+from jaxrl_tok.config.schema import ModelConfig, OwnModelConfig, Run, TrainSection
 from jaxrl_tok.errors import ConfigError, ShardingError
 from jaxrl_tok.io import weights
 from jaxrl_tok.io.tokenizer import Tokenizer
 from jaxrl_tok.models import params as model_params
 from jaxrl_tok.sharding.mesh import batch_shards, make_mesh
 from jaxrl_tok.sharding.rules import param_shardings
-from jaxrl_tok.train import programs
+from jaxrl_tok.train import own_model, parts, programs
 from jaxrl_tok.train.compilation import compiled
-from jaxrl_tok.train.optimizer import optimizer, schedule
+from jaxrl_tok.train.optimizer import grouped, optimizer, schedule
 from jaxrl_tok.train.recipe import Recipe, build_recipe
 from jaxrl_tok.types import Sampling, TrainState
 
@@ -38,6 +41,7 @@ class Stage:
     group: int  # G; 1 on answers
     updates: int  # a step
     minibatches: int
+    model: models.Model
     init_optimizer: Callable[[Any], Any]
     init_methods: Callable[[], dict[str, Any]]  # the states of stateful methods
     template: TrainState  # shapes, dtypes and shardings of the state; the same in both stages
@@ -50,6 +54,7 @@ class Build:
     """All that the loop calls."""
 
     run: Run
+    base: models.Model  # without adapters and critic
     model: models.Model
     specs: Any
     mesh: Mesh
@@ -57,12 +62,17 @@ class Build:
     main: Stage
     rollout: Callable[..., Any]
     score: Callable[..., Any]
+    score_reference: Callable[..., Any]
     distances: Callable[..., Any]
     priority: Callable[..., Any]
     filtered: bool  # whether the sampler drops tokens
+    reloads: bool = False  # checkpoints leave out the frozen base, which is read from its weights again
+    given: Any = None  # parameters that came with the model, or what makes them; None = they are drawn or loaded
 
 
-def architecture(model: ModelConfig, train: TrainSection, vocab: int) -> models.Architecture:
+def architecture(
+    model: ModelConfig, train: TrainSection, vocab: int, scan_decoding: bool = False
+) -> models.Architecture:
     """Returns the model's sizes, with the vocabulary of the tokenizer unless the model sets a larger one."""
     options = model.model_dump(exclude={"name", "weights", "vocab", "rope", "local_rope"})
     local = None if model.local_rope is None else models.Rope(**model.local_rope.model_dump())
@@ -74,24 +84,43 @@ def architecture(model: ModelConfig, train: TrainSection, vocab: int) -> models.
         dtype=train.dtype,
         remat=train.remat,
         unroll=min(train.unroll, model.layers),
+        scan_decoding=scan_decoding,
     )
 
 
-def build(run: Run, tokenizer: Tokenizer, num_prompts: int | None = None) -> Build:
+def build(
+    run: Run,
+    tokenizer: Tokenizer,
+    num_prompts: int | None = None,
+    devices: Sequence[Any] | None = None,
+    folder: Path | None = None,
+) -> Build:
     """Builds everything that a run calls. `num_prompts` is the size of its data set, None for an endless one.
+
+    `folder` is that of the run file, where a model of the user's own is.
+
+    `devices` are all that JAX shows, or those of a topology that is not there: nothing is computed here, and
+    `built.main.update.lower(...)` and the other programs compile for them, of arguments with their shardings
+    (`built.main.template`, and `BATCH_AXES` on the first axis of a batch).
 
     Raises:
       ConfigError: the recipe cannot be bound, or keeps something for each prompt of an endless set.
       ShardingError: the mesh does not fit the devices, the parameters or the batch.
     """
-    model = models.Transformer(architecture(run.model, run.train, tokenizer.size))
+    base, given = _model(run, tokenizer.size, folder)
+    model = parts.with_parts(base, run)
     specs = model.specs()
-    mesh = make_mesh(run.mesh.model_dump())
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(run, len(devices))
+    settings = {"slices": run.mesh.slices, "slice_axis": run.mesh.slice_axis}
+    mesh = make_mesh(sizes, devices[: math.prod(sizes.values())], **settings)
     _check_batch(run, batch_shards(mesh))
     rollout = run.rollout
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
+    score, reference = programs.score_program(model, mesh), parts.reference_of(model)
     return Build(
         run=run,
+        base=base,
         model=model,
         specs=specs,
         mesh=mesh,
@@ -104,36 +133,85 @@ def build(run: Run, tokenizer: Tokenizer, num_prompts: int | None = None) -> Bui
             max_tokens=rollout.max_tokens,
             end_ids=tokenizer.eos_ids,
             slots=rollout.slots or rollout.prompts * rollout.group,
+            dtype=run.train.dtype,
         ),
-        score=programs.score_program(model),
-        distances=programs.distances_program(model),
-        priority=programs.priority_program(run.run.seed),
+        score=score,
+        score_reference=score if reference == model else programs.score_program(reference, mesh),
+        distances=programs.distances_program(model, reference, mesh),
+        priority=programs.priority_program(mesh, run.run.seed),
         filtered=rollout.top_k > 0 or rollout.top_p < 1 or rollout.min_p > 0,
+        reloads=run.lora.rank > 0 and not isinstance(run.model, OwnModelConfig) and run.model.weights is not None,
+        given=given,
     )
+
+
+def _model(run: Run, vocab: int, folder: Path | None) -> tuple[models.Model, Any]:
+    """Returns the model, and the parameters that come with it."""
+    if isinstance(run.model, OwnModelConfig):
+        return own_model.load(run.model, run, vocab, folder)
+    return models.Transformer(architecture(run.model, run.train, vocab, run.rollout.scan_layers)), None
 
 
 def init_state(built: Build) -> TrainState:
     """Returns the state that a run starts from, on the mesh."""
     first = built.warmup if built.warmup.steps else built.main
-    dtype, shardings = jnp.dtype(built.run.train.param_dtype), _shardings(first.template.params)
+    params = parts.around(built.model, base_params(built), functools.partial(_draw, built))
+    return fresh_stage(first, *model_params.split(built.specs, params))
+
+
+def base_params(built: Build) -> Any:
+    """Returns the parameters that the base starts from, without adapters and critic."""
+    dtype = jnp.dtype(built.run.train.param_dtype)
+    specs = built.base.specs()
+    shardings = param_shardings(specs, built.mesh)
+    if isinstance(built.run.model, OwnModelConfig):
+        return own_model.first_params(built.given, shardings, dtype)
     if built.run.model.weights is not None:
-        return fresh_stage(first, weights.load(built.run.model.weights, built.specs, shardings, dtype))
-    draw = functools.partial(model_params.init, built.specs, built.run.run.seed, dtype)
-    return fresh_stage(first, compiled(draw, out_shardings=shardings)())
+        return weights.load(built.run.model.weights, specs, shardings, dtype)
+    return _draw(built, specs)
 
 
-def fresh_stage(stage: Stage, params: Any) -> TrainState:
+def _draw(built: Build, specs: Any) -> Any:
+    dtype = jnp.dtype(built.run.train.param_dtype)
+    draw = functools.partial(model_params.init, specs, built.run.run.seed, dtype)
+    return compiled(draw, out_shardings=param_shardings(specs, built.mesh))()
+
+
+def fresh_stage(stage: Stage, params: Any, frozen: Any = None) -> TrainState:
     """Returns the state at the start of a stage: its optimizer new, the reference a copy of the policy."""
 
     def start(params: Any) -> TrainState:
-        reference = None if stage.template.ref_params is None else jax.tree.map(jnp.copy, params)
+        reference = None
+        if stage.template.ref_params is not None:
+            reference = jax.tree.map(jnp.copy, parts.policy_params(stage.model, params))
         return TrainState(params, stage.init_optimizer(params), jnp.int32(0), reference, stage.init_methods())
 
-    return compiled(start, out_shardings=_shardings(stage.template))(params)
+    shardings = _shardings(dataclasses.replace(stage.template, frozen=None))
+    return dataclasses.replace(compiled(start, out_shardings=shardings)(params), frozen=frozen)
+
+
+def stored(built: Build, state: TrainState) -> TrainState:
+    """Returns what a checkpoint has of a state, or of a template: of a frozen base only what cannot be had again."""
+    return dataclasses.replace(state, frozen=None) if built.reloads else state
+
+
+def with_base(built: Build, state: TrainState, checkpoint: Any, digest: str | None) -> TrainState:
+    """Returns a restored state with the base that its checkpoint left out.
+
+    Raises:
+      CheckpointError: the weights are not those that the adapters were trained on.
+    """
+    if not built.reloads:
+        return state
+    assert not isinstance(built.run.model, OwnModelConfig) and built.run.model.weights is not None
+    frozen = parts.frozen_params(built.model, built.specs, base_params(built))
+    parts.check_base(frozen, digest or "", checkpoint, built.run.model.weights)
+    return dataclasses.replace(state, frozen=frozen)
 
 
 def _template(
     run: Run,
+    model: models.Model,
     specs: Any,
     mesh: Mesh,
     init_optimizer: Callable[[Any], Any],
@@ -141,11 +219,12 @@ def _template(
     reference: bool,
 ) -> TrainState:
     """Returns shapes, dtypes and shardings of the state."""
-    params = jax.tree.map(
+    every = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         model_params.abstract(specs, jnp.dtype(run.train.param_dtype)),
         param_shardings(specs, mesh),
     )
+    params, frozen = model_params.split(specs, every)
     whole = NamedSharding(mesh, PartitionSpec())
     # What the optimizer keeps for each parameter lies as the parameter does; its counters are everywhere.
     opt_state = optax.tree_utils.tree_map_params(
@@ -158,7 +237,8 @@ def _template(
     updates = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     everywhere = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole))
     method_state = everywhere(jax.eval_shape(init_methods))
-    return TrainState(params, opt_state, updates, params if reference else None, method_state)
+    ref_params = parts.policy_params(model, params) if reference and frozen is None else None
+    return TrainState(params, opt_state, updates, ref_params, method_state, frozen)
 
 
 def _shardings(template: Any) -> Any:
@@ -185,7 +265,9 @@ def _stages(run: Run, model: models.Model, specs: Any, mesh: Mesh, num_prompts: 
     updates = train.minibatches * train.epochs
     total = run.run.steps * updates
     main_rate = schedule(rate_of.schedule, rate_of.learning_rate, warmup=rate_of.warmup_steps, total=total)
-    warm_recipe, main_recipe = (build_recipe(recipe, model.vocab) for recipe in (warm.recipe, run.recipe))
+    bind = functools.partial(build_recipe, vocab_size=model.vocab, parts=parts.parts_of(run))
+    warm_recipe, main_recipe = bind(warm.recipe), bind(run.recipe)
+    parts.check_critic(run, main_recipe)
     # What the main part keeps, the warm-up's checkpoints have a place for.
     shared = {
         "reference": main_recipe.keeps_reference,
@@ -193,10 +275,10 @@ def _stages(run: Run, model: models.Model, specs: Any, mesh: Mesh, num_prompts: 
     }
     stage = functools.partial(_stage, run, model, specs, mesh, **shared)
     return (
-        stage("warmup", warm_recipe, warm_rate, steps=warm.steps, prompts=warm.batch, parts=(1, 1, 1)),
+        stage("warmup", warm_recipe, warm_rate, steps=warm.steps, prompts=warm.batch, cut=(1, 1, 1)),
         stage(
             "train", main_recipe, main_rate, steps=run.run.steps, prompts=run.rollout.prompts,
-            parts=(train.epochs, train.minibatches, train.microbatches),
+            cut=(train.epochs, train.minibatches, train.microbatches),
         ),
     )  # fmt: skip
 
@@ -212,15 +294,14 @@ def _stage(
     *,
     steps: int,
     prompts: int,
-    parts: tuple[int, int, int],
+    cut: tuple[int, int, int],
     reference: bool,
     init_methods: Callable[[], dict[str, Any]],
 ) -> Stage:
-    settings = run.optimizer.model_dump(include={"b1", "b2", "eps", "weight_decay", "clip_norm"})
-    chain = optimizer(rate, model_params.decay_mask(specs), **settings)
-    template = _template(run, specs, mesh, chain.init, init_methods, reference)
+    chain = _optimizer(run, specs, rate)
+    template = _template(run, model, specs, mesh, chain.init, init_methods, reference)
     shardings = _shardings(template)
-    epochs, minibatches, microbatches = parts
+    epochs, minibatches, microbatches = cut
     return Stage(
         name=name,
         recipe=recipe,
@@ -229,15 +310,32 @@ def _stage(
         group=run.rollout.group if recipe.source == "rollout" else 1,
         updates=minibatches * epochs,
         minibatches=minibatches,
+        model=model,
         init_optimizer=chain.init,
         init_methods=init_methods,
         template=template,
-        assemble=programs.assemble_program(recipe, shardings),
+        assemble=programs.assemble_program(recipe, mesh, shardings),
         update=programs.update_program(
-            recipe, model, chain, rate,
+            recipe, model, mesh, chain, rate,
             minibatches=minibatches, microbatches=microbatches, shardings=shardings,
         ),
     )  # fmt: skip
+
+
+def _optimizer(run: Run, specs: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the optimizer of what is trained; the critic's head has a rate of its own."""
+    settings = run.optimizer.model_dump(include={"b1", "b2", "eps", "weight_decay", "clip_norm"})
+    trained = model_params.split(specs, specs)[0]
+    groups = model_params.tree_map_specs(lambda spec: spec.group, trained)
+    rates = {"policy": rate, "critic": _critic_rate(run)}
+    decay = model_params.decay_mask(trained)
+    return grouped({name: optimizer(rates[name], decay, **settings) for name in {*jax.tree.leaves(groups)}}, groups)
+
+
+def _critic_rate(run: Run) -> optax.Schedule:
+    updates = run.run.steps * run.train.minibatches * run.train.epochs
+    of = run.optimizer
+    return schedule(of.schedule, run.critic.learning_rate, warmup=of.warmup_steps, total=updates)
 
 
 def _method_states(name: str, recipe: Recipe, num_prompts: int | None) -> Callable[[], dict[str, Any]]:
@@ -266,5 +364,6 @@ def _check_batch(run: Run, shards: int) -> None:
         if size % shards:
             part = " a microbatch" if key == "rollout.prompts" else ""
             raise ShardingError(
-                f"{key}: {size} prompts{part} do not divide over {shards} shards of the batch (mesh data x fsdp)"
+                f"{key}: {size} prompts{part} do not divide over {shards} shards of the batch "
+                "(mesh data x fsdp x expert)"
             )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrl_tok.io.data import Batch
+from jaxrl_tok.io.distributed import ALONE, Peers
 from jaxrl_tok.io.tokenizer import Tokenizer
 from jaxrl_tok.rewards.pool import RewardPool
 from jaxrl_tok.sharding.place import shard_batch, to_host
@@ -16,12 +17,15 @@ from jaxrl_tok.train.programs import EVAL
 from jaxrl_tok.types import Prompts, Rollouts, Sampling
 
 
-def evaluate(built: Build, params: Any, questions: Batch, tokenizer: Tokenizer, judge: RewardPool) -> dict[str, float]:
+def evaluate(
+    built: Build, params: Any, questions: Batch, tokenizer: Tokenizer, judge: RewardPool, peers: Peers = ALONE
+) -> dict[str, float]:
     """Returns greedy accuracy, avg@k, pass@k and maj@k on fixed questions.
 
     Each question gets one greedy completion and k samples at `eval.temperature`, unfiltered, from keys of their
     own that do not change from one evaluation to the next: what differs between two is the policy.
-    A completion that was cut off, or that the judge could not score, is wrong.
+    A completion that was cut off, or that the judge could not score, is wrong. Each process judges its own questions;
+    all return the same.
     """
     settings = built.run.eval
     asked = eval_sampling(len(questions.prompts), settings.samples, settings.temperature, built.run.rollout.max_tokens)
@@ -32,8 +36,16 @@ def evaluate(built: Build, params: Any, questions: Batch, tokenizer: Tokenizer, 
     group = settings.samples + 1
     texts = completion_texts(rollouts, tokenizer)
     columns = {name: repeat(values, group) for name, values in questions.columns.items()}
-    scored = judge.score(repeat(questions.prompts, group), texts, columns)
-    correct = (scored.valid & (scored.rewards == 1)).reshape(-1, group) & ~rollouts.truncated
+    mine = peers.share(len(questions.prompts))
+    own = slice(mine.start * group, mine.stop * group)
+
+    def judged() -> list[bool]:
+        part = {name: values[own] for name, values in columns.items()}
+        scored = judge.score(repeat(questions.prompts[mine], group), texts[own], part)
+        return (scored.valid & (scored.rewards == 1)).tolist()
+
+    right = [flag for flags in peers.exchange(judged) for flag in flags]
+    correct = np.array(right).reshape(-1, group) & ~rollouts.truncated
     verifiers = columns.get("verifier", [None] * len(texts))
     answers = [EXTRACTORS.get(name, str.strip)(text) for name, text in zip(verifiers, texts, strict=True)]
     grid = [answers[i + 1 : i + group] for i in range(0, len(answers), group)]

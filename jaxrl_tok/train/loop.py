@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import io
 import json
 import signal
 import time
@@ -9,23 +11,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_tok.config.load import dump_toml
 from jaxrl_tok.errors import DataError, NumericsError, RewardError
 from jaxrl_tok.io.checkpoint import Checkpoints
 from jaxrl_tok.io.console import RunConsole
+from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.io.data import Batches, Data
+from jaxrl_tok.io.distributed import ALONE, Peers
 from jaxrl_tok.io.files import replace_atomically, reported, why
 from jaxrl_tok.io.metrics import Completion, MetricsLog
 from jaxrl_tok.io.trackers import Trackers
+from jaxrl_tok.models.params import digest
 from jaxrl_tok.rewards.pool import RewardPool
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train import rl
-from jaxrl_tok.train.alerts import alerts
+from jaxrl_tok.train.alerts import RATIO_TOLERANCE, alerts, ratio_off
 from jaxrl_tok.train.answers import answer_arrays
-from jaxrl_tok.train.build import Build, Stage, fresh_stage, init_state
+from jaxrl_tok.train.build import Build, Stage, fresh_stage, init_state, stored, with_base
 from jaxrl_tok.train.evaluate import evaluate
 from jaxrl_tok.types import Batch, Prompts, TrainState
 
@@ -33,15 +37,26 @@ FINISHED, STOPPED = 0, 143  # exit codes; 143 = 128 + SIGTERM, so that a launche
 
 
 class Loop:
-    """A run in progress. `index` counts finished steps: the warm-up's first, then the main part's."""
+    """A run in progress. `index` counts finished steps: the warm-up's first, then the main part's.
+
+    With several processes each has a loop, and all do the same on the same host arrays: they draw the same questions
+    and get all completions, metrics and rewards. A process scores its share of the completions; the first one writes.
+    """
 
     def __init__(
-        self, built: Build, data: Data, checkpoints: Checkpoints, pool: RewardPool | None, judge: RewardPool | None
+        self,
+        built: Build,
+        data: Data,
+        checkpoints: Checkpoints,
+        pool: RewardPool | None,
+        judge: RewardPool | None,
+        peers: Peers = ALONE,
     ):
         self.built, self.run, self.data = built, built.run, data
-        self.checkpoints, self.pool, self.judge = checkpoints, pool, judge
+        self.checkpoints, self.pool, self.judge, self.peers = checkpoints, pool, judge, peers
         self.folder = checkpoints.folder.parent
-        self.console = RunConsole()
+        self._opened = contextlib.ExitStack()
+        self.console = RunConsole(None if peers.first else io.StringIO())
         self.questions = data.collate(data.heldout(self.run.eval.prompts)) if self.run.eval.prompts else None
         self.state: TrainState = None  # type: ignore[assignment]  # set by `start`
         self.index = 0
@@ -49,9 +64,11 @@ class Loop:
         self.num_tokens = 0
         self.steps_without_end = 0
         self.begun = False  # the main part: its optimizer is made and the start evaluated
-        self.stop = False
+        self.signalled = False  # this process was told to stop
+        self.stop = False  # some process was: all stop at the same step
+        self.base: str | None = None  # digest of what checkpoints leave out; set by `start`
+        self.adapted = False  # sampler and trainer were seen to agree after an update of the adapters
         self.saving = 0.0  # seconds that the loop waited for saves, not yet reported
-        self._opened = contextlib.ExitStack()
 
     @property
     def warm(self) -> int:
@@ -65,12 +82,14 @@ class Loop:
 
     def start(self) -> None:
         """Restores the newest checkpoint, or initialises; cuts the logs back to it; opens everything."""
-        restored = self.checkpoints.restore(self.built.main.template)
+        restored = self.checkpoints.restore(stored(self.built, self.built.main.template))
         host: dict[str, Any] = {} if restored is None else restored.host
         if restored is None:
             self.state = init_state(self.built)
+            self.base = digest(self.state.frozen) if self.built.reloads else None
         else:
-            self.state, self.index = restored.state, restored.step
+            self.state = with_base(self.built, restored.state, self.checkpoints.folder, host["base"])
+            self.index, self.base = restored.step, host["base"]
             self.begun = self.index >= self.warm
             self.best, self.num_tokens = host["best"], host["num_tokens"]
             self.steps_without_end = host["steps_without_end"]
@@ -79,16 +98,21 @@ class Loop:
         stages = (self.built.warmup, self.built.main)
         # Before anything is written: data that has changed is refused here.
         self.batches = {stage.name: enter(contextlib.closing(self._batches(stage, host))) for stage in stages}
+        if self.peers.first:
+            self._open_logs(resumed=restored is not None)
+
+    def _open_logs(self, *, resumed: bool) -> None:
+        enter = self._opened.enter_context
         text = dump_toml(self.run).encode()
         with reported(self.folder / "config.toml"):
             replace_atomically(self.folder / "config.toml", lambda file: file.write(text))
         self.log, self.warm_log = enter(MetricsLog(self.folder)), enter(MetricsLog(self.folder / "warmup"))
-        self.log.cut(self.index - self.warm if self.index >= self.warm and restored else None)
+        self.log.cut(self.index - self.warm if self.index >= self.warm and resumed else None)
         self.warm_log.cut(min(self.index, self.warm))
         trackers = Trackers(
             self.run.run.trackers,
             self.folder,
-            resumed_at=max(self.index - self.warm, 0) if restored else None,
+            resumed_at=max(self.index - self.warm, 0) if resumed else None,
             config=self.run.model_dump(),
             warn=lambda line: self.console.warn("tracker", line),
         )
@@ -121,7 +145,7 @@ class Loop:
     def _begin_main(self) -> None:
         """After the warm-up: a new optimizer, the reference, the evaluation of the start."""
         if self.warm:
-            self.state = fresh_stage(self.built.main, self.state.params)
+            self.state = fresh_stage(self.built.main, self.state.params, self.state.frozen)
         self.begun = True
         self.console.stage("train", self.built.main.steps)
         self._record(0, self._evaluated(force=True), [], main=True)
@@ -129,7 +153,7 @@ class Loop:
 
     def _stage(self, stage: Stage, start: int, end: int) -> None:
         self.console.stage(stage.name, end - start, done=self.index - start)
-        while self.index < end and not self.stop:
+        while not self._is_stopped() and self.index < end:
             step = self.index - start + 1
             position = self._position()
             try:
@@ -144,11 +168,22 @@ class Loop:
             self.index += 1
             main = stage is self.built.main
             if main:
+                self._check_adapters(metrics)
                 metrics |= self._evaluated(force=self.index == end)
                 self._warn(metrics)
             self._record(step, metrics, completions, main)
             if self._is_due(step, main):
                 self._save()
+
+    def _is_stopped(self) -> bool:
+        self.stop = any(self.peers.exchange(lambda: self.signalled))
+        return self.stop
+
+    def questions_of(self, stage: Stage) -> Questions:
+        """Returns the next batch of a stage, on every process the same."""
+        drawn: list[Questions] = []
+        self.peers.exchange(lambda: drawn.append(next(self.batches[stage.name])))
+        return drawn[0]
 
     def _step(self, stage: Stage, step: int) -> tuple[dict[str, Any], list[Completion]]:
         if stage.recipe.source != "rollout":
@@ -159,7 +194,7 @@ class Loop:
     def _answers_step(self, stage: Stage) -> dict[str, Any]:
         """One step on worked answers: no rollouts, no rewards."""
         began = time.perf_counter()
-        questions = next(self.batches[stage.name])
+        questions = self.questions_of(stage)
         tokens, mask = answer_arrays(questions, self.data.tokenizer, self.run.rollout.max_tokens)
         prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
         fields = {"tokens": tokens, "mask": mask, "valid": np.ones(mask.shape[:2], bool)}
@@ -190,7 +225,7 @@ class Loop:
         metrics: dict[str, Any] = {}
         for update in range(stage.updates):
             part = update % stage.minibatches
-            self.state, metrics = stage.update(self.state, batch, jnp.int32(part))
+            self.state, metrics = stage.update(self.state, batch, np.int32(part))
             metrics = {name: value.item() for name, value in to_host(metrics).items()}
             first = first or metrics
             self._check_finite(metrics, batch)
@@ -204,7 +239,8 @@ class Loop:
         path = self.folder / f"nonfinite_{name.replace(' ', '_')}.npz"
         leaves = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(to_host(batch))}
         try:
-            replace_atomically(path, lambda file: np.savez(file, **leaves))
+            if self.peers.first:
+                replace_atomically(path, lambda file: np.savez(file, **leaves))
             kept = f"its batch is in {path}"
         except OSError as error:
             kept = f"its batch could not be written to {path} ({why(error)})"
@@ -212,7 +248,8 @@ class Loop:
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
         left = "there is no checkpoint" if latest is None else f"the last checkpoint is that of {self._name(latest)}"
-        raise NumericsError(f"{name}: {term} is not finite; {kept}; the update was not applied, and {left}")
+        line = f"{name}: {term} is not finite; {kept}; the update was not applied, and {left}"
+        self.peers.exchange(functools.partial(_raise, NumericsError(line)))
 
     def _evaluated(self, *, force: bool) -> dict[str, Any]:
         """Evaluates where it is due."""
@@ -222,11 +259,21 @@ class Loop:
             return {}
         assert self.judge is not None  # the caller makes one wherever there are questions
         began = time.perf_counter()
-        metrics = evaluate(self.built, self.state.params, self.questions, self.data.tokenizer, self.judge)
+        metrics = evaluate(
+            self.built, self.state.model_params, self.questions, self.data.tokenizer, self.judge, self.peers
+        )
         return metrics | {"time/eval": time.perf_counter() - began}
 
     def _record(self, step: int, metrics: dict[str, Any], completions: list[Completion], main: bool) -> None:
         metrics["time/checkpoint"], self.saving = self.saving, 0.0
+        if self.peers.first:
+            self._write(step, metrics, completions, main)
+        score = metrics.get(f"eval/avg@{self.run.eval.samples}", -1.0)
+        if score > self.best:
+            self.best = score
+            self._save(best=True)
+
+    def _write(self, step: int, metrics: dict[str, Any], completions: list[Completion], main: bool) -> None:
         log = self.log if main else self.warm_log
         log.write_completions(step, completions)
         log.write(step, metrics)
@@ -236,10 +283,22 @@ class Loop:
         every = self.run.run.show_completions_every
         if completions and every and step % every == 0:
             self.console.table(step, completions[:: max(1, len(completions) // 4)][:4])
-        score = metrics.get(f"eval/avg@{self.run.eval.samples}", -1.0)
-        if score > self.best:
-            self.best = score
-            self._save(best=True)
+
+    def _check_adapters(self, metrics: dict[str, Any]) -> None:
+        """Refuses to go on where the adapters, once updated, do not reach the rollouts.
+
+        Raises:
+          NumericsError: sampler and trainer do not agree on the tokens of the first rollouts after an update.
+        """
+        if self.adapted or not self.run.lora.rank or self.index < 2:
+            return
+        away = ratio_off(metrics)
+        if away > RATIO_TOLERANCE[self.run.train.dtype]:
+            raise NumericsError(
+                f"{self._name(self.index)}: after an update of the adapters the ratio of trainer to sampler is off 1 "
+                f"by {away:.3g}: the rollouts come from other weights than those that are trained"
+            )
+        self.adapted = True
 
     def _warn(self, metrics: dict[str, Any]) -> None:
         ended = metrics.get("completions/clipped_ratio", 0.0) < 1
@@ -264,10 +323,11 @@ class Loop:
             "best": self.best,
             "num_tokens": self.num_tokens,
             "steps_without_end": self.steps_without_end,
+            "base": self.base,
             "data": position or self._position(),
             "config": json.loads(self.run.model_dump_json()),
         }
-        self.checkpoints.save(self.index, self.state, host, best=best)
+        self.checkpoints.save(self.index, stored(self.built, self.state), host, best=best)
         self.saving += time.perf_counter() - began
 
     def _batches(self, stage: Stage, host: dict[str, Any]) -> Batches:
@@ -283,12 +343,16 @@ class Loop:
         return f"step {index - self.warm}" if index >= self.warm else f"warm-up step {index}"
 
 
+def _raise(error: Exception) -> None:
+    raise error
+
+
 @contextlib.contextmanager
 def _stop_on_signal(loop: Loop) -> Iterator[None]:
     """Lets SIGTERM and SIGINT end the loop after the step in progress; a second one ends it at once."""
 
     def handle(number: int, frame: Any) -> None:
-        loop.stop = True
+        loop.signalled = True
         for name in before:
             signal.signal(name, before[name])
 

@@ -1,5 +1,6 @@
 """The optax chain."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,6 +39,13 @@ def optimizer(
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def grouped(chains: Mapping[str, optax.GradientTransformation], groups: Any) -> optax.GradientTransformation:
+    """Gives each group of parameters its own chain, and so its own gradient norm. `groups` names that of each leaf."""
+    if len(chains) == 1:
+        return next(iter(chains.values()))
+    return optax.multi_transform({**chains}, groups)
 
 
 def _clip(limit: float) -> optax.GradientTransformation:

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
+from jaxrl_tok.sharding.rules import ROLLOUT_RULES, param_shardings
 from jaxrl_tok.train.assemble import States, assemble
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import Recipe
@@ -24,13 +25,23 @@ TRAIN, EVAL, PRIORITY = 0, 1, 2
 
 
 def rollout_program(
-    model: models.Model, mesh: Mesh, *, seed: int, max_tokens: int, end_ids: tuple[int, ...], slots: int
+    model: models.Model,
+    mesh: Mesh,
+    *,
+    seed: int,
+    max_tokens: int,
+    end_ids: tuple[int, ...],
+    slots: int,
+    dtype: str | None = None,
 ) -> Callable[..., tuple[Rollouts, Leaf]]:
     """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`.
 
-    `slots` are shared evenly by the shards of the batch; 0 = one for every request.
+    `slots` are shared evenly by the shards of the batch; 0 = one for every request. The shards run apart, each on its
+    part of the parameters' rollout layout: gathered along the model's width once a call, in `dtype`, that of the
+    computation (None = their own).
     """
     shards = batch_shards(mesh)
+    manual = tuple(axis for axis in BATCH_AXES if mesh.shape[axis] > 1)
 
     def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
         group = sampling.limit.shape[1]
@@ -39,18 +50,38 @@ def rollout_program(
         rollouts, steps = generate(
             params, model, prompts, keys, sampling,
             max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards) if slots else local,
-            axis_name=BATCH_AXES if shards > 1 else None,
+            axis_name=manual or None,
         )  # fmt: skip
         return rollouts, steps[None]
 
-    if shards == 1:
-        return compiled(sample)
-    rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-    specs = {"in_specs": (whole, rows, rows, whole, whole), "out_specs": (rows, rows)}
-    return compiled(jax.shard_map(sample, mesh=mesh, **specs))
+    def run(params: Any, *arrays: Any) -> Any:
+        specs = model.specs()
+        stored, wanted = param_shardings(specs, mesh), param_shardings(specs, mesh, ROLLOUT_RULES)
+        params = jax.tree.map(functools.partial(_brought, dtype=dtype), params, stored, wanted)
+        if not manual:
+            return sample(params, *arrays)
+        rows, whole = PartitionSpec(manual), PartitionSpec()
+        own = jax.tree.map(lambda sharding: _only(sharding.spec, manual), wanted)
+        specs = {"in_specs": (own, rows, rows, whole, whole), "out_specs": (rows, rows)}
+        return jax.shard_map(sample, axis_names={*manual}, **specs)(params, *arrays)
+
+    return compiled(run, mesh)
 
 
-def score_program(model: models.Model) -> Callable[..., Scores]:
+def _brought(param: Leaf, stored: NamedSharding, wanted: NamedSharding, *, dtype: str | None) -> Leaf:
+    """Lays a parameter out for rollouts. What travels is converted before, to half the bytes."""
+    if stored == wanted:
+        return param
+    return jax.lax.with_sharding_constraint(param if dtype is None else param.astype(dtype), wanted.spec)
+
+
+def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
+    """Returns the part of a spec that is about some mesh axes."""
+    parts = ((part,) if isinstance(part, str) else part or () for part in spec)
+    return PartitionSpec(*(tuple(name for name in part if name in axes) or None for part in parts))
+
+
+def score_program(model: models.Model, mesh: Mesh) -> Callable[..., Scores]:
     """Returns `f(params, prompts, rollouts, filtered, statistics) -> Scores`."""
 
     def run(
@@ -60,22 +91,22 @@ def score_program(model: models.Model) -> Callable[..., Scores]:
         sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
         return score(params, model, prompts, *sampled, thresholds, statistics=statistics)
 
-    return compiled(run, static_argnames=("filtered", "statistics"))
+    return compiled(run, mesh, static_argnames=("filtered", "statistics"))
 
 
-def distances_program(model: models.Model) -> Callable[..., dict[str, Leaf]]:
+def distances_program(model: models.Model, reference: models.Model, mesh: Mesh) -> Callable[..., dict[str, Leaf]]:
     """Returns `f(params, ref_params, prompts, rollouts, kinds) -> distances by name`."""
 
     def run(
         params: Any, ref_params: Any, prompts: Prompts, rollouts: Rollouts, kinds: tuple[str, ...]
     ) -> dict[str, Leaf]:
         sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
-        return distances(params, ref_params, model, prompts, *sampled, kinds=kinds)
+        return distances(params, ref_params, model, reference, prompts, *sampled, kinds=kinds)
 
-    return compiled(run, static_argnames="kinds")
+    return compiled(run, mesh, static_argnames="kinds")
 
 
-def priority_program(seed: int) -> Callable[..., Leaf]:
+def priority_program(mesh: Mesh, seed: int) -> Callable[..., Leaf]:
     """Returns `f(ids, mask, step) -> priority`: a uniform number in [0, 1) for each token, the same on any mesh."""
 
     def draw(ids: Leaf, mask: Leaf, step: Leaf) -> Leaf:
@@ -83,17 +114,18 @@ def priority_program(seed: int) -> Callable[..., Leaf]:
         keys = request_keys(jnp.uint32(seed), jnp.int32(PRIORITY), step, ids, jnp.arange(group))
         return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (length,))))(keys)
 
-    return compiled(draw)
+    return compiled(draw, mesh)
 
 
-def assemble_program(recipe: Recipe, shardings: TrainState) -> Callable[..., tuple[Batch, States]]:
+def assemble_program(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[..., tuple[Batch, States]]:
     """Returns `f(states, prompts, fields, temperature, keep_thresholds) -> (Batch, states)`."""
-    return compiled(functools.partial(assemble, recipe), out_shardings=(None, shardings.method_state))
+    return compiled(functools.partial(assemble, recipe), mesh, out_shardings=(None, shardings.method_state))
 
 
 def update_program(
     recipe: Recipe,
     model: models.Model,
+    mesh: Mesh,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
     *,
@@ -114,7 +146,7 @@ def update_program(
         )
 
     # The new state lies as the old one did; else the second call would compile again.
-    return compiled(run, donate_argnums=0, out_shardings=(shardings, None))
+    return compiled(run, mesh, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _take(x: Leaf, part: Leaf, parts: int) -> Leaf:

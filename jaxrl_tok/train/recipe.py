@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxrl_tok.advantages import ADVANTAGES
 from jaxrl_tok.clips import CLIPS
-from jaxrl_tok.config.bind import Bound, bind, split_signature
+from jaxrl_tok.config.bind import Bound, bind, companions, split_signature
 from jaxrl_tok.config.catalogue import STEP_ARRAYS, in_step
 from jaxrl_tok.config.schema import SLOTS, RecipeConfig, slots
 from jaxrl_tok.errors import ConfigError
@@ -34,23 +34,32 @@ ASSEMBLE_SLOTS = ("advantage", "reshape", "filter", "token_weight")
 # What this trainer can supply at each stage; docs/notation.md says what each is.
 ANSWER_ARRAYS = {"tokens", "mask", "valid"}
 ROLLOUT_ARRAYS = ANSWER_ARRAYS | {"truncated", "finished", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
+DERIVED_ARRAYS = {"token_rewards", "boundaries"}  # where a method needs them; assemble.py says of what
 OLD_ARRAYS = {"old_logprobs", "old_entropy"}
 STATISTIC_ARRAYS = {*STATISTICS, "proxy_logprobs"}  # of the old policy
 REFERENCE_ARRAYS = {"ref_logprobs"}
 DISTANCE_ARRAYS = {*DISTANCES}  # of the old policy from the reference
 ASSEMBLED_ARRAYS = {"advantages", "token_weights"}
+CRITIC_ARRAYS = {"values", "old_values", "returns"}
+EXPERT_ARRAYS = {"expert_balance"}
 SCORED_ARRAYS = OLD_ARRAYS | STATISTIC_ARRAYS | REFERENCE_ARRAYS | DISTANCE_ARRAYS
 EITHER = ROLLOUT_ARRAYS | SCORED_ARRAYS | {"priority", "progress", "step"}
-ASSEMBLE = EITHER | {"advantages"}
+ASSEMBLE = EITHER | DERIVED_ARRAYS | {"advantages"}
 STEP = EITHER - {"reward_parts", "prompt_ids"} | ASSEMBLED_ARRAYS | STEP_ARRAYS
+# What a run supplies besides, at each stage, with a part of the model that it need not have.
+WITH_PART = {
+    "critic": ({"values"}, CRITIC_ARRAYS),
+    "experts": (set[str](), EXPERT_ARRAYS),
+}
 
-# What the arrays that it cannot supply would have to come from.
+# What the arrays that it cannot supply, or not without such a part, would have to come from.
 SUPPLIERS = {
-    "a critic": {"values", "old_values", "returns"},
-    "a process reward model or an environment": {"step_rewards", "step_mask", "token_rewards"},
+    'a critic (critic.trunk = "shared" or "detached")': CRITIC_ARRAYS,
+    "a model with experts (model.experts)": EXPERT_ARRAYS,
+    "a process reward model or an environment": {"step_rewards", "step_mask"},
     "an environment that names its states": {"step_states"},
     "a judge": {"wrong_steps"},
-    "a segmenter": {"segment_ids", "boundaries"},
+    "a segmenter": {"segment_ids"},
     "a matcher of phrases": {"planning", "format_ids"},
     "rollouts from the states between segments": {"state_values"},
     "a greedy rollout of each prompt": {"greedy_rewards"},
@@ -68,7 +77,7 @@ SUPPLIERS = {
 
 
 def supplier(array: str) -> str | None:
-    """Returns what would have to supply an array that this trainer does not; None for one that it does."""
+    """Returns what has to supply an array that is not in every run; None for one that is."""
     return next((name for name, arrays in SUPPLIERS.items() if array in arrays), None)
 
 
@@ -94,6 +103,7 @@ class Recipe:
     ratio: Bound | None
     clip: Bound | None
     terms: tuple[Term, ...]
+    parts: frozenset[str] = frozenset()  # of the model: "critic", "experts"
 
     @functools.cached_property
     def assemble(self) -> dict[str, Bound]:
@@ -133,6 +143,7 @@ class Recipe:
         """
         reads = self.assemble_reads | self.step_reads
         old = bool(self.assemble_reads & OLD_ARRAYS or reads & STATISTIC_ARRAYS) or "old_entropy" in self.step_reads
+        old = old or bool(reads & CRITIC_ARRAYS)
         return {
             "old": old or (updates > 1 and "old_logprobs" in self.step_reads),
             "reference": bool(reads & REFERENCE_ARRAYS),
@@ -145,9 +156,25 @@ class Recipe:
         """Whether a frozen copy of the parameters is part of the state."""
         return bool((self.assemble_reads | self.step_reads) & (REFERENCE_ARRAYS | DISTANCE_ARRAYS))
 
+    @property
+    def targets(self) -> Bound | None:
+        """What gives a critic its targets: the function beside the advantage, where a loss reads `returns`."""
+        wanted = self.advantage is not None and "returns" in self.step_reads
+        return self.advantage.returns if wanted else None  # type: ignore[union-attr]
 
-def build_recipe(config: RecipeConfig, vocab_size: int | None = None) -> Recipe:
+    def supplied(self, path: str) -> frozenset[str]:
+        """Returns the arrays that a method at this path can read in a run with these parts."""
+        early = path in self.assemble
+        of_parts = frozenset[str]().union(*(WITH_PART[part][0 if early else 1] for part in self.parts))
+        if self.source == "answers":
+            return of_parts - CRITIC_ARRAYS | ANSWER_ARRAYS | {"logprobs", "entropy", "loss"}
+        return of_parts | (ASSEMBLE if early else STEP | {"loss"})
+
+
+def build_recipe(config: RecipeConfig, vocab_size: int | None = None, parts: frozenset[str] = frozenset()) -> Recipe:
     """Binds a recipe's slots to functions. A method that wants the size of the vocabulary gets it, unless it is set.
+
+    `parts` are what the model has of "critic" and "experts".
 
     Raises:
       ConfigError: unknown method or hyperparameter, an array that nothing supplies, a slot that no loss reads.
@@ -166,7 +193,7 @@ def build_recipe(config: RecipeConfig, vocab_size: int | None = None) -> Recipe:
         for name, term in config.loss.items()
     )
     single = {slot: bound.get(slot) for slot in SLOTS}
-    recipe = Recipe(source=config.source, **single, terms=terms)
+    recipe = Recipe(source=config.source, **single, terms=terms, parts=parts)
     for problem in (*_missing(recipe), *_misplaced(recipe), *_unread(recipe)):
         raise ConfigError(f"recipe {config.name}: {problem}")
     return recipe
@@ -175,15 +202,15 @@ def build_recipe(config: RecipeConfig, vocab_size: int | None = None) -> Recipe:
 def _missing(recipe: Recipe) -> Iterator[str]:
     """Finds arrays that nothing supplies."""
     for path, method in (recipe.assemble | recipe.step).items():
-        supplied = ASSEMBLE if path in recipe.assemble else STEP | {"loss"}
-        if recipe.source == "answers":
-            supplied = ANSWER_ARRAYS | {"logprobs", "entropy", "loss"}
-        missing = sorted(method.needs - supplied)
+        missing = sorted(method.needs - recipe.supplied(path))
         if missing:
             sources = dict.fromkeys(source for source in map(supplier, missing) if source is not None)
             wanted = f": it needs {', '.join(sources)}" if sources else ""
             arrays = ", ".join(map(repr, missing))
             yield f"{path} = {method.name!r} reads {arrays}, which nothing in this run supplies{wanted}"
+    if "returns" in recipe.step_reads and recipe.targets is None:
+        known = sorted(name for name, fn in ADVANTAGES.items() if "returns" in companions(fn))
+        yield f"its losses read 'returns', the targets of a critic, which its advantage does not give: {known} do"
 
 
 def _misplaced(recipe: Recipe) -> Iterator[str]:

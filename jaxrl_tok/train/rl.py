@@ -3,18 +3,20 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.io.metrics import Completion
-from jaxrl_tok.rewards.batch import RewardBatch
+from jaxrl_tok.rewards.batch import RewardBatch, joined, to_json
 from jaxrl_tok.sharding.place import shard_batch, to_host
+from jaxrl_tok.train import parts
 from jaxrl_tok.train.build import Stage, sampling
 from jaxrl_tok.train.evaluate import completion_texts, repeat
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
-from jaxrl_tok.types import Batch, Prompts, Rollouts
+from jaxrl_tok.types import Prompts, Rollouts
 
 if TYPE_CHECKING:
     from jaxrl_tok.train.loop import Loop
@@ -23,16 +25,15 @@ if TYPE_CHECKING:
 def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any], list[Completion]]:
     """Takes one step on sampled completions; returns its metrics and the completions as text."""
     clock = _Clock()
-    questions = next(loop.batches[stage.name])
+    questions = loop.questions_of(stage)
     prompts = shard_batch(Prompts(questions.tokens, questions.lengths, questions.ids), loop.built.mesh)
     asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
-    rollouts, _ = loop.built.rollout(loop.state.params, prompts, asked, np.int32(TRAIN), np.int32(step))
+    rollouts, _ = loop.built.rollout(loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
     host: Rollouts = to_host(rollouts)
     clock.lap("time/rollout")
     # The scoring passes run on the device while the rewards run in their processes.
     scored = _scores(loop, stage, prompts, rollouts)
-    texts = completion_texts(host, loop.data.tokenizer)
-    rewards = _rewards(loop, stage, questions, texts)
+    rewards, texts = _rewards(loop, stage, questions, host)
     clock.lap("time/reward")
     batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, scored, step))
     clock.lap("time/score")
@@ -47,36 +48,51 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     metrics["frac_trainable"] = float(np.mean(to_host(batch.fields["valid"])))
     metrics["num_tokens"] = loop.num_tokens
     metrics |= clock.laps | {"time/step": clock.total(), "perf/tokens_per_second": tokens / clock.total()}
-    return metrics, _completions(questions, texts, rewards, host, batch)
+    advantages = to_host(batch.fields["advantages"])
+    if not loop.peers.first:
+        return metrics, []
+    if loop.peers.count > 1:
+        texts = completion_texts(host, loop.data.tokenizer)
+    return metrics, _completions(questions, texts, rewards, host, advantages)
 
 
 def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts) -> dict[str, Any]:
     """Runs the passes that the recipe reads, and no others."""
     passes = stage.recipe.passes(stage.updates)
     reads = stage.recipe.assemble_reads | stage.recipe.step_reads
-    built, state = loop.built, loop.state
+    built, params = loop.built, loop.state.model_params
+    reference = parts.reference_params(built.model, loop.state)
     scored = {}
     if passes["old"]:
         statistics = tuple(sorted(reads & STATISTIC_ARRAYS))
-        old = built.score(state.params, prompts, rollouts, built.filtered, statistics)
+        old = built.score(params, prompts, rollouts, built.filtered, statistics)
         scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy} | old.statistics
+        scored |= {"values": old.values} if old.values is not None else {}
     if passes["reference"]:
-        scored["ref_logprobs"] = built.score(state.ref_params, prompts, rollouts, built.filtered).logprobs
+        scored["ref_logprobs"] = built.score_reference(reference, prompts, rollouts, built.filtered).logprobs
     if passes["distances"]:
         kinds = tuple(sorted(reads & DISTANCE_ARRAYS))
-        scored |= built.distances(state.params, state.ref_params, prompts, rollouts, kinds)
+        scored |= built.distances(params, reference, prompts, rollouts, kinds)
     return scored
 
 
-def _rewards(loop: "Loop", stage: Stage, questions: Questions, texts: list[str]) -> RewardBatch:
-    assert loop.pool is not None
-    columns = {name: repeat(values, stage.group) for name, values in questions.columns.items()}
-    rewards = loop.pool.score(repeat(questions.prompts, stage.group), texts, columns)
+def _rewards(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts) -> tuple[RewardBatch, list[str]]:
+    """Returns the rewards of all completions, and the texts of those that this process scored."""
+    pool = loop.pool
+    assert pool is not None
+    mine = loop.peers.share(len(questions.prompts))
+    texts = completion_texts(jax.tree.map(lambda x: x[mine], rollouts), loop.data.tokenizer)
+
+    def scored() -> dict[str, Any]:
+        columns = {name: repeat(values[mine], stage.group) for name, values in questions.columns.items()}
+        return to_json(pool.score(repeat(questions.prompts[mine], stage.group), texts, columns))
+
+    rewards = joined(loop.peers.exchange(scored))
     for line in rewards.warnings():
         loop.console.warn("timeouts", line)
     for line in rewards.errors:
         loop.console.warn(line.split(":")[0], line)
-    return rewards
+    return rewards, texts
 
 
 def _fields(
@@ -107,10 +123,9 @@ def _fields(
 
 
 def _completions(
-    questions: Questions, texts: list[str], rewards: RewardBatch, rollouts: Rollouts, batch: Batch
+    questions: Questions, texts: list[str], rewards: RewardBatch, rollouts: Rollouts, advantages: np.ndarray
 ) -> list[Completion]:
     group = rollouts.mask.shape[1]
-    advantages = to_host(batch.fields["advantages"])
     counts = np.maximum(rollouts.mask.sum(-1), 1)
     means = (np.where(rollouts.mask, advantages, 0).sum(-1) / counts).reshape(-1)
     truncated = rollouts.truncated.reshape(-1)

@@ -44,6 +44,8 @@ def step_rows(batch: Batch, scores: Scores) -> dict[str, Any]:
     rows = {name: jax.tree.map(to_rows, x) for name, x in batch.fields.items()}
     rows |= {"logprobs": to_rows(scores.logprobs), "entropy": to_rows(scores.entropy)}
     rows.setdefault("old_logprobs", jax.lax.stop_gradient(rows["logprobs"]))
+    rows |= {"values": to_rows(scores.values)} if scores.values is not None else {}
+    rows |= {"expert_balance": to_rows(scores.balance)} if scores.balance is not None else {}
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,11 +10,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import models
 from jaxrl_tok.kernels import divergence, kept_logprobs, token_score
+from jaxrl_tok.kernels.logits import kept_logit_score, logit_divergence, logit_score
+from jaxrl_tok.sharding.local import Over, per_shard
 from jaxrl_tok.types import Batch, Leaf, Prompts, pytree
 
 STATISTICS = ("target_logit", "sum_logits", "lse", "max_logit", "sum_p2")
 # Names in docs/notation.md -> what the kernel calls them.
 DISTANCES = {"hellinger": "squared_hellinger", "kl_to_ref": "kl_policy_ref", "js_to_ref": "jsd"}
+# Logical axes of token arrays and of the head.
+ROWS, HEAD = ("batch", "completions", "positions"), ("vocab", "embed")
+# What does the same for a model that gives logits.
+ON_LOGITS = {token_score: logit_score, kept_logprobs: kept_logit_score}
 # Share of the likeliest token's probability under which Lp-Reg's proxy drops a token; its paper's value.
 PROXY_MIN_P = 0.02
 
@@ -26,13 +33,14 @@ class Scores:
     entropy: Leaf  # f32[P, G, T], at that temperature, before filtering
     statistics: dict[str, Leaf] = dataclasses.field(default_factory=dict)  # f32[P, G, T], those asked for
     balance: Leaf = None  # f32[P, G], how unevenly experts were used; None without experts
+    values: Leaf = None  # f32[P, G, T], of the state before each token; None without a critic
 
 
 class _States(NamedTuple):
     """What predicts each completion token."""
 
-    hidden: Array  # [P, G, T, D]
-    head: Array  # [V, D]
+    hidden: Array  # [P, G, T, D]; the logits [P, G, T, V] of a model without a head
+    head: Array | None  # [V, D]
     targets: Array  # i32[P, G, T], -1 where masked
     inverse: Array  # f32[P, G, T], 1 / temperature
     balance: Array | None  # f32[P, G]
@@ -58,22 +66,25 @@ def score(
     likeliest one's probability, -inf for another token.
     """
     states = _states(params, model, prompts, tokens, mask, temperature)
-    options = {"inv_temperature": states.inverse, "soft_cap": model.logit_cap, "head_layout": "vd", "backend": backend}
+    options = {"soft_cap": model.logit_cap, "head_layout": "vd", "backend": backend}
     proxy = "proxy_logprobs" in statistics
     # The log-sum-exp is there in any case.
     wanted = {"logprobs", *statistics, *(["max_logit"] if proxy else [])} - {"lse", "proxy_logprobs"}
-    scores = token_score(states.hidden, states.head, states.targets, statistics=sorted(wanted), **options)
+    scores = _per_shard(token_score, states, statistics=sorted(wanted), **options)
     logprobs = scores.logprobs
     if keep_thresholds is not None:
-        logprobs = kept_logprobs(states.hidden, states.head, states.targets, keep_thresholds, scores.lse, **options)
+        logprobs = _per_shard(kept_logprobs, states, keep_thresholds, scores.lse, **options)
     found = {name: jnp.where(mask, getattr(scores, name), 0) for name in statistics if name in STATISTICS}
     if "target_logit" in found:
         found["target_logit"] = found["target_logit"] / states.inverse
     if proxy:
         least = scores.max_logit - scores.lse + math.log(PROXY_MIN_P)
-        kept = kept_logprobs(states.hidden, states.head, states.targets, least, scores.lse, **options)
+        kept = _per_shard(kept_logprobs, states, least, scores.lse, **options)
         found["proxy_logprobs"] = jnp.where(mask, jnp.where(scores.logprobs >= least, kept, -jnp.inf), 0)
-    return Scores(logprobs, scores.entropy, found, states.balance)
+    values = None
+    if isinstance(model, models.Critic):
+        values = jnp.where(mask, model.values(params, states.hidden), 0)
+    return Scores(logprobs, scores.entropy, found, states.balance, values)
 
 
 def score_batch(params: Any, model: models.Model, batch: Batch, *, backend: str = "auto") -> Scores:
@@ -86,6 +97,7 @@ def distances(
     params: Any,
     ref_params: Any,
     model: models.Model,
+    ref_model: models.Model,
     prompts: Prompts,
     tokens: Int[Array, "P G T"],
     mask: Bool[Array, "P G T"],
@@ -100,14 +112,43 @@ def distances(
     (base e, halves), all at the temperature that was sampled with.
     """
     states = _states(params, model, prompts, tokens, mask, temperature)
-    reference = _states(ref_params, model, prompts, tokens, mask, temperature)
-    found = divergence(
-        states.hidden, states.head, reference.hidden, reference.head, mask,
-        kinds=tuple(DISTANCES[kind] for kind in kinds), inv_temperature=states.inverse,
-        soft_cap=model.logit_cap, head_layout="vd", ref_head_layout="vd", backend=backend,
-    )  # fmt: skip
+    reference = _states(ref_params, ref_model, prompts, tokens, mask, temperature)
+
+    wanted: dict[str, Any] = {"kinds": tuple(DISTANCES[kind] for kind in kinds), "soft_cap": model.logit_cap}
+
+    def local(*arrays: Any) -> Any:
+        *pair_and_mask, inverse, over = arrays
+        return divergence(
+            *pair_and_mask, inv_temperature=inverse, **wanted,
+            head_layout="vd", ref_head_layout="vd", backend=backend, **_split(over),
+        )  # fmt: skip
+
+    if states.head is None or reference.head is None:
+        found = logit_divergence(states.hidden, reference.hidden, mask, inv_temperature=states.inverse, **wanted)
+    else:
+        arrays = states.hidden, states.head, reference.hidden, reference.head, mask, states.inverse
+        found = per_shard(local, arrays, ((*ROWS, None), HEAD) * 2 + (ROWS, ROWS), ROWS)
     values = {kind: getattr(found, DISTANCES[kind]) for kind in kinds}
     return values | {"hellinger": jnp.sqrt(values["hellinger"])} if "hellinger" in values else values
+
+
+def _per_shard(kernel: Callable[..., Any], states: _States, *rows: Array, **options: Any) -> Any:
+    """Runs a scoring kernel, on a mesh on each device's tokens with the parts of the head over all that have one."""
+
+    def local(hidden: Array, head: Array, targets: Array, inverse: Array, *rest: Any) -> Any:
+        *rows, over = rest
+        return kernel(hidden, head, targets, *rows, inv_temperature=inverse, **_split(over), **options)
+
+    if states.head is None:
+        known = {name: options[name] for name in ("soft_cap", "statistics") if name in options}
+        return ON_LOGITS[kernel](states.hidden, states.targets, *rows, inv_temperature=states.inverse, **known)
+    arrays = states.hidden, states.head, states.targets, states.inverse, *rows
+    return per_shard(local, arrays, ((*ROWS, None), HEAD, *(ROWS,) * (len(arrays) - 2)), ROWS)
+
+
+def _split(over: Over) -> dict[str, str | None]:
+    """Returns the mesh axes of the head as the kernels take them."""
+    return {"vocab_axis": next(iter(over["vocab"]), None), "fsdp_axis": next(iter(over["embed"]), None)}
 
 
 def _states(
@@ -120,5 +161,6 @@ def _states(
     hidden = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
     inverse = jnp.where(temperature > 0, 1 / jnp.where(temperature > 0, temperature, 1), 1)
     inverse = jnp.broadcast_to(inverse[:, :, None], tokens.shape)
-    head = model.head(params).astype(hidden.dtype)
+    head = model.head(params)
+    head = None if head is None else head.astype(hidden.dtype)
     return _States(hidden, head, jnp.where(mask, tokens, -1), inverse, found.balance)

@@ -1,12 +1,13 @@
 """From a run file to a run: opens what a command needs, in an order that lets reward processes start first."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrl_tok.config.load import load_run
-from jaxrl_tok.config.schema import Run
+from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.rewards.pool import RewardPool, RewardSpec
 
@@ -16,6 +17,7 @@ def train(path: Path, sets: Sequence[str]) -> int:
     run = load_run(path, sets)
     with contextlib.ExitStack() as stack:
         pool, judge = _training_pool(stack, run, path), _judge(stack, run, path)
+        peers = _connect(stack)
         from jaxrl_tok.config.derived import fingerprint
         from jaxrl_tok.io.checkpoint import Checkpoints
         from jaxrl_tok.train.loop import Loop
@@ -26,36 +28,52 @@ def train(path: Path, sets: Sequence[str]) -> int:
                 keep_last=run.run.keep_last,
                 keep_every=run.run.keep_every,
                 fingerprint=fingerprint(run),
+                peers=peers,
             )
         )
-        built, data = _build(run)
+        stack.enter_context(peers.telling())
+        built, data = _build(run, path)
+        _check_same(peers, run, data)
         _check_rewards(data, pool, judge)
-        with contextlib.closing(Loop(built, data, checkpoints, pool, judge)) as loop:
+        with contextlib.closing(Loop(built, data, checkpoints, pool, judge, peers)) as loop:
             loop.start()
             return loop.steps()
 
 
 def evaluate(path: Path, sets: Sequence[str], step: int | None) -> dict[str, float]:
-    """Evaluates a checkpoint on the run's held-out questions."""
+    """Evaluates a checkpoint on the run's held-out questions; of several processes, the first returns the result."""
     run = load_run(path, sets)
     if not run.eval.prompts:
         raise ConfigError(f"{path}: eval.prompts = 0: expected how many held-out questions to evaluate on")
     with contextlib.ExitStack() as stack:
         judge = _judge(stack, run, path)
         assert judge is not None
-        built, data = _build(run)
+        peers = _connect(stack)
+        built, data = _build(run, path)
+        _check_same(peers, run, data)
         _check_rewards(data, judge)
         from jaxrl_tok.train.evaluate import evaluate as measure
 
-        params = _restore(built, run, step)
+        params = _restore(built, run, step, peers)
         questions = data.collate(data.heldout(run.eval.prompts))
-        return measure(built, params, questions, data.tokenizer, judge)
+        metrics = measure(built, params, questions, data.tokenizer, judge, peers)
+        return metrics if peers.first else {}
 
 
 def sample(
     path: Path, sets: Sequence[str], prompts: Sequence[str], count: int, temperature: float, step: int | None
 ) -> list[list[str]]:
-    """Returns `count` completions of each prompt."""
+    """Returns `count` completions of each prompt; of several processes, the first one does."""
+    with contextlib.ExitStack() as stack:
+        peers = _connect(stack)
+        run = load_run(path, sets)
+        texts = _sample(run, path, prompts, count, temperature, step, peers)
+        return texts if peers.first else []
+
+
+def _sample(
+    run: Run, path: Path, prompts: Sequence[str], count: int, temperature: float, step: int | None, peers: Any
+) -> list[list[str]]:
     import numpy as np
 
     from jaxrl_tok.sharding.mesh import batch_shards
@@ -64,9 +82,8 @@ def sample(
     from jaxrl_tok.train.programs import EVAL
     from jaxrl_tok.types import Prompts, Sampling
 
-    run = load_run(path, sets)
-    built, data = _build(run)
-    params = _restore(built, run, step)
+    built, data = _build(run, path)
+    params = _restore(built, run, step, peers)
     shards = batch_shards(built.mesh)
     padded = [*prompts, *[prompts[0]] * (-len(prompts) % shards)]
     tokens = np.full((len(padded), run.rollout.max_prompt), data.tokenizer.pad_id, np.int32)
@@ -90,6 +107,24 @@ def sample(
     return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
 
 
+def export(path: Path, sets: Sequence[str], out: Path, step: int | None, dtype: str) -> None:
+    """Writes the model of a checkpoint as a folder in Hugging Face form."""
+    from jaxrl_tok.io.export import export as write
+    from jaxrl_tok.io.export import hf_config, hf_generation
+    from jaxrl_tok.train.parts import plain_params
+
+    run = load_run(path, sets)
+    if isinstance(run.model, OwnModelConfig):
+        raise ConfigError(f"{path}: model.function = {run.model.function}: only the built-in decoder can be exported")
+    built, data = _build(run, path)
+    config = hf_config(
+        run.model.model_dump() | {"vocab": built.model.vocab}, run.rollout.max_prompt + run.rollout.max_tokens
+    )
+    params = plain_params(built.model, _restore(built, run, step))
+    generation = hf_generation(run.model.weights)
+    write(params, built.base.specs(), config, data.tokenizer, out, dtype=dtype, generation=generation)
+
+
 def open_data(run: Run) -> Any:
     """Returns the run's `Data`: source, tokenizer and split."""
     from jaxrl_tok.io import tokenizer as tokenizers
@@ -99,6 +134,10 @@ def open_data(run: Run) -> Any:
     settings = run.tokenizer
     if settings.kind == "characters":
         tokenizer = tokenizers.characters(settings.alphabet)
+    elif settings.kind == "smollm2":
+        from jaxrl_tok.io import smollm2
+
+        tokenizer = smollm2.tokenizer()
     else:
         assert settings.path is not None  # checked with the config
         tokenizer = tokenizers.load(settings.path)
@@ -111,11 +150,29 @@ def open_data(run: Run) -> Any:
     )
 
 
-def _build(run: Run) -> tuple[Any, Any]:
+def _connect(stack: contextlib.ExitStack) -> Any:
+    """Joins the other processes of the run, until the stack is closed; reward processes must have started."""
+    from jaxrl_tok.io.distributed import connected
+
+    return stack.enter_context(connected())
+
+
+def _check_same(peers: Any, run: Run, data: Any) -> None:
+    """Sees to it that all processes have the same run before them: each goes on as if the others had."""
+    import jax
+
+    own = {"run": run.model_dump_json(), "data": data.source.fingerprint, "jax": jax.__version__}
+    for k, other in enumerate(peers.exchange(lambda: own)):
+        if differing := [name for name in own if own[name] != other[name]]:
+            what = " and ".join(differing)
+            raise ConfigError(f"processes {peers.index} and {k} differ in {what}: expected the same on all")
+
+
+def _build(run: Run, path: Path | None = None) -> tuple[Any, Any]:
     data = open_data(run)
     from jaxrl_tok.train.build import build
 
-    return build(run, data.tokenizer, data.num_prompts), data
+    return build(run, data.tokenizer, data.num_prompts, folder=None if path is None else path.parent), data
 
 
 def _training_pool(stack: contextlib.ExitStack, run: Run, path: Path) -> RewardPool | None:
@@ -145,16 +202,20 @@ def _pool(specs: Sequence[RewardSpec], run: Run, path: Path, workers: int) -> Re
     return RewardPool(specs, workers=workers, timeout=timeout, paths=[path.parent], warm_up=warm_up)
 
 
-def _restore(built: Any, run: Run, step: int | None) -> Any:
+def _restore(built: Any, run: Run, step: int | None, peers: Any = None) -> Any:
     """Returns the parameters of the checkpoint at an RL step, or of the best one."""
     from jaxrl_tok.config.derived import fingerprint
     from jaxrl_tok.io.checkpoint import Checkpoints
+    from jaxrl_tok.io.distributed import ALONE
+    from jaxrl_tok.train.build import stored, with_base
 
     folder = Path(run.run.dir) / "checkpoints"
-    with Checkpoints(folder, fingerprint=fingerprint(run), read_only=True) as checkpoints:
+    with Checkpoints(folder, fingerprint=fingerprint(run), read_only=True, peers=peers or ALONE) as checkpoints:
         index = checkpoints.best() if step is None else step + built.warmup.steps
-        template = {"params": built.main.template.params}
+        template = dataclasses.replace(
+            stored(built, built.main.template), opt_state=None, updates=None, ref_params=None, method_state=None
+        )
         restored = checkpoints.restore(template, step=index, partial=True)
     if restored is None:
         raise CheckpointError(f"{folder}: no checkpoint to read; train the run first")
-    return restored.state["params"]
+    return with_base(built, restored.state, folder, restored.host["base"]).model_params

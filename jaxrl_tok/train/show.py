@@ -12,16 +12,16 @@ from jaxrl_tok.config.load import dump_toml, load_run
 from jaxrl_tok.config.schema import Run
 from jaxrl_tok.errors import ConfigError, nearest
 from jaxrl_tok.io.data import Data
+from jaxrl_tok.models import params
 from jaxrl_tok.rewards import pool
-from jaxrl_tok.train.build import Stage, build
+from jaxrl_tok.train.build import Build, Stage, build
 from jaxrl_tok.train.recipe import (
-    ASSEMBLE,
+    CRITIC_ARRAYS,
     DISTANCE_ARRAYS,
     OLD_ARRAYS,
     REFERENCE_ARRAYS,
     REGISTRIES,
     STATISTIC_ARRAYS,
-    STEP,
     Recipe,
     supplier,
 )
@@ -41,14 +41,14 @@ def show(path: Path, sets: Sequence[str] = ()) -> str:
     run = load_run(path, sets)
     _check_rewards(run)
     data = open_data(run)
-    built = build(run, data.tokenizer, data.num_prompts)
+    built = build(run, data.tokenizer, data.num_prompts, folder=path.parent)
     data.heldout(run.eval.prompts)
     stages = [stage for stage in (built.warmup, built.main) if stage.steps]
     for stage in stages:
         # Opened, it has looked whether there are enough questions.
         data.batches(stage.prompts, seed=0, items=stage.prompts * stage.steps, prefetch=0).close()
     recipes = {"warmup": run.warmup.recipe.name, "train": run.recipe.name}
-    notes = [_sizes(run, data), *(_stage(stage, recipes[stage.name]) for stage in stages)]
+    notes = [_sizes(built, data), *(_stage(stage, recipes[stage.name]) for stage in stages)]
     lines = "\n\n".join(notes).split("\n")
     return dump_toml(run) + "\n" + "\n".join(f"# {line}".rstrip() for line in lines)
 
@@ -96,8 +96,10 @@ def _check_rewards(run: Run) -> None:
         pool.check(specs)
 
 
-def _sizes(run: Run, data: Data) -> str:
-    sizes = derived(run, jax.device_count(), data.tokenizer.size)
+def _sizes(built: Build, data: Data) -> str:
+    sizes = derived(built.run, jax.device_count(), data.tokenizer.size)
+    if built.given is not None:
+        sizes |= {"vocabulary": built.model.vocab, "parameters": params.count(built.specs)}
     space = data.source.space()
     if space is not None:
         sizes["different questions"] = space
@@ -124,7 +126,7 @@ def _passes(stage: Stage) -> str:
     if "old_logprobs" in recipe.step_reads and not runs["old"]:
         old = "no (one update a batch: costs nothing)"
     else:
-        old = _answer(runs["old"], recipe, OLD_ARRAYS | STATISTIC_ARRAYS)
+        old = _answer(runs["old"], recipe, OLD_ARRAYS | STATISTIC_ARRAYS | CRITIC_ARRAYS)
     reference = _answer(runs["reference"], recipe, REFERENCE_ARRAYS)
     parts = [f"rollout {rollout}", f"old policy {old}", f"reference {reference}"]
     if runs["distances"]:
@@ -144,7 +146,7 @@ def _answer(runs: bool, recipe: Recipe, arrays: Set[str]) -> str:
 
 def _reads(recipe: Recipe, path: str, bound: Bound) -> list[str]:
     """Returns what a method will be given: what it needs, and of what it can do without, what there is."""
-    supplied = ASSEMBLE if path in recipe.assemble else STEP
+    supplied = recipe.supplied(path)
     reads, optional, _ = split_signature(bound.fn)
     return [*reads, *(name for name in optional if name in supplied)]
 

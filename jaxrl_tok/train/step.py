@@ -14,7 +14,7 @@ from jaxrl_tok.train.prepare import prepare
 from jaxrl_tok.train.recipe import Recipe, Term
 from jaxrl_tok.train.rows import add_result, call, split, step_rows, to_rows
 from jaxrl_tok.train.score import score_batch
-from jaxrl_tok.types import Batch, Leaf, Mean, TrainState
+from jaxrl_tok.types import Batch, Leaf, Mean, TrainState, joined
 
 Metrics = dict[str, Leaf]
 
@@ -37,8 +37,8 @@ def train_step(
     state as it was; the metrics then say which term (`loss/NAME`) it was.
     """
     program = {"recipe": recipe, "model": model, "microbatches": microbatches, "backend": backend}
-    batch, method_state = prepare(state.params, state.method_state, batch, **program)
-    grads, metrics = gradients(state.params, batch, **program)
+    batch, method_state = prepare(state.model_params, state.method_state, batch, **program)
+    grads, metrics = gradients(state.params, batch, state.frozen, **program)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics["learning_rate"] = jnp.asarray(rate(state.updates), jnp.float32)
     params = optax.apply_updates(state.params, updates)
@@ -55,15 +55,20 @@ def train_step(
 def gradients(
     params: Any,
     batch: Batch,
+    frozen: Any = None,
     *,
     recipe: Recipe,
     model: models.Model,
     microbatches: int = 1,
     backend: str = "auto",
 ) -> tuple[Any, Metrics]:
-    """Returns the gradient of the objective on `batch`, and its metrics; see `train_step`."""
+    """Returns the gradient of the objective on `batch` with respect to `params`, and its metrics; see `train_step`.
+
+    `frozen` are the model's other parameters, None where there are none.
+    """
     counts = {term.name: _count(recipe, term, batch) for term in recipe.terms}
-    objective = functools.partial(_objective, recipe=recipe, model=model, counts=counts, backend=backend)
+    settings = {"recipe": recipe, "model": model, "counts": counts, "backend": backend}
+    objective = functools.partial(_objective, frozen=frozen, **settings)
     gradient = jax.value_and_grad(objective, has_aux=True)
     if microbatches == 1:
         (_, seen), grads = gradient(params, batch)
@@ -94,10 +99,17 @@ def _accumulate(gradient: Any, params: Any, parts: Batch) -> tuple[Any, Any]:
 
 
 def _objective(
-    params: Any, batch: Batch, *, recipe: Recipe, model: models.Model, counts: dict[str, Leaf], backend: str
+    params: Any,
+    batch: Batch,
+    *,
+    frozen: Any,
+    recipe: Recipe,
+    model: models.Model,
+    counts: dict[str, Leaf],
+    backend: str,
 ) -> tuple[Leaf, tuple[dict[str, Mean], dict[str, Leaf]]]:
     """Returns this part's share of the objective, and its metrics: means as sums and counts, and maxima."""
-    scores = score_batch(params, model, batch, backend=backend)
+    scores = score_batch(joined(params, frozen), model, batch, backend=backend)
     rows = step_rows(batch, scores)
     for path in recipe.step:
         add_result(recipe, path, rows)
@@ -119,7 +131,8 @@ def _count(recipe: Recipe, term: Term, batch: Batch) -> Leaf:
     """The term's denominator over the whole batch: its reduction of a loss of zeros."""
     rows = {name: jax.tree.map(to_rows, x) for name, x in batch.fields.items()}
     tokens = jax.ShapeDtypeStruct(rows["mask"].shape, jnp.float32)
-    known = dict.fromkeys(("old_logprobs", *STEP_ARRAYS), tokens) | rows
+    known = dict.fromkeys(("old_logprobs", "values", *STEP_ARRAYS), tokens) | rows
+    known["expert_balance"] = jax.ShapeDtypeStruct(rows["valid"].shape, jnp.float32)
     shape = jax.eval_shape(lambda rows: call(recipe, f"loss.{term.name}", rows), known).shape
     return term.reduction(rows | {"loss": jnp.zeros(shape, jnp.float32), "mask": _counted(term, rows)}).count
 
@@ -134,6 +147,9 @@ def _diagnostics(rows: dict[str, Leaf]) -> dict[str, Mean]:
         means["clip_ratio/low_mean"] = _mean(low.astype(jnp.float32), mask)
         means["clip_ratio/high_mean"] = _mean(high.astype(jnp.float32), mask)
         means["clip_ratio/region_mean"] = _mean((low | high).astype(jnp.float32), mask)
+    means |= {f"critic/{x}/mean": _mean(rows[x], mask) for x in ("values", "returns") if x in rows}
+    if "expert_balance" in rows:
+        means["expert_balance"] = _mean(rows["expert_balance"], rows["valid"])
     if "ref_logprobs" in rows:
         away = rows["ref_logprobs"] - rows["logprobs"]
         means["kl"] = _mean(jnp.exp(away) - 1 - away, mask)

@@ -1,0 +1,96 @@
+"""What a run puts around its model: adapters, a value head. Which of its parameters are whose."""
+
+from typing import Any
+
+from jaxrl_tok import models
+from jaxrl_tok.config.schema import OwnModelConfig, Run
+from jaxrl_tok.errors import CheckpointError, ConfigError
+from jaxrl_tok.models import params as model_params
+from jaxrl_tok.train.compilation import compiled
+from jaxrl_tok.train.recipe import CRITIC_ARRAYS, Recipe
+from jaxrl_tok.types import TrainState
+
+
+def with_parts(base: models.Model, run: Run) -> models.Model:
+    """Returns the model that a run trains: the base, with adapters and a critic where it has them.
+
+    Raises:
+      ConfigError: the base cannot have them.
+    """
+    model = base
+    if run.lora.rank:
+        if not isinstance(base, models.Transformer):
+            raise ConfigError(f"lora.rank = {run.lora.rank}: expected 0 with a model of your own, which adapts itself")
+        model = models.Lora(base, run.lora.rank, run.lora.alpha, run.lora.targets)
+    return model if run.critic.trunk == "off" else models.Critic(model, run.critic.trunk)
+
+
+def parts_of(run: Run) -> frozenset[str]:
+    """Returns which parts that supply arrays the run's model has, as `build_recipe` takes them."""
+    experts = not isinstance(run.model, OwnModelConfig) and run.model.experts > 0
+    return frozenset(name for name, on in {"critic": run.critic.trunk != "off", "experts": experts}.items() if on)
+
+
+def check_critic(run: Run, recipe: Recipe) -> None:
+    """Refuses a critic that the recipe has no use for.
+
+    Raises:
+      ConfigError: nothing reads its values.
+    """
+    if run.critic.trunk != "off" and not (recipe.assemble_reads | recipe.step_reads) & CRITIC_ARRAYS:
+        raise ConfigError(
+            f'critic.trunk = "{run.critic.trunk}": recipe {run.recipe.name} reads no values; expected "off"'
+        )
+
+
+def policy_of(model: models.Model) -> models.Model:
+    """Returns the model without its critic."""
+    return model.policy if isinstance(model, models.Critic) else model
+
+
+def reference_of(model: models.Model) -> models.Model:
+    """Returns the model that the reference is: with adapters their base, else the policy."""
+    policy = policy_of(model)
+    return policy.base if isinstance(policy, models.Lora) else policy
+
+
+def policy_params(model: models.Model, params: Any) -> Any:
+    """Returns the policy's part of the model's parameters, or of any tree like them."""
+    return params["policy"] if isinstance(model, models.Critic) else params
+
+
+def reference_params(model: models.Model, state: TrainState) -> Any:
+    """Returns the parameters of `reference_of` the model; with adapters they are the frozen base itself."""
+    if isinstance(policy_of(model), models.Lora):
+        return policy_params(model, state.frozen)["base"]
+    return state.ref_params
+
+
+def plain_params(model: models.Model, params: Any) -> Any:
+    """Returns the parameters of the base with what was trained in them: without a critic, adapters added in."""
+    policy, own = policy_of(model), policy_params(model, params)
+    return compiled(policy.merged)(own) if isinstance(policy, models.Lora) else own
+
+
+def around(model: models.Model, base: Any, draw: Any) -> Any:
+    """Returns the model's parameters with those of its base; `draw(specs)` gives the others."""
+    return model.around(base, draw) if isinstance(model, models.Critic | models.Lora) else base
+
+
+def frozen_params(model: models.Model, specs: Any, base: Any) -> Any:
+    """Returns the frozen part of the model's parameters, of those of its base; None where nothing is frozen."""
+    # Specs stand in for what is trained: `split` leaves them out.
+    return model_params.split(specs, around(model, base, lambda specs: specs))[1]
+
+
+def check_base(frozen: Any, expected: str, checkpoint: Any, weights: str) -> None:
+    """Refuses another base than the one that a checkpoint's adapters were trained on.
+
+    Raises:
+      CheckpointError: the weights are not the same.
+    """
+    if (found := model_params.digest(frozen)) != expected:
+        raise CheckpointError(
+            f"{checkpoint}: its adapters were trained on other weights than those in {weights}: digest {expected} "
+            f"there, {found} here"
+        )

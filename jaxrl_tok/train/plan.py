@@ -1,0 +1,310 @@
+"""Whether a run fits a machine that is not there: its programs, compiled ahead of time for a topology's chips.
+
+The programs are those that `build` makes for training, called in the order of a training step with shapes in place of
+arrays; nothing is computed, and neither data, tokenizer nor weights are opened.
+"""
+
+import dataclasses
+import math
+import os
+import re
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxrl_tok.config.load import load_run
+from jaxrl_tok.config.schema import OwnModelConfig, Run
+from jaxrl_tok.errors import ConfigError
+from jaxrl_tok.sharding.mesh import BATCH_AXES
+from jaxrl_tok.train import hlo
+from jaxrl_tok.train.build import Build, build, sampling
+from jaxrl_tok.train.chips import CPU, Chip, chip
+from jaxrl_tok.train.programs import TRAIN
+from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
+from jaxrl_tok.types import Prompts, TrainState
+
+# A plan opens no data: of how many questions methods keep something that keep it for each.
+QUESTIONS = 100_000
+# What the compiler is told of a GPU that is not there, in XLA's text form; the interconnect is that of one machine.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 minor: 0 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """The chips that a plan is for."""
+
+    text: str
+    chip: Chip | None  # None for a CPU
+    devices: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of one program; sizes are bytes on a chip."""
+
+    name: str
+    seconds: float = 0
+    arguments: int = 0
+    results: int = 0  # that reuse no argument's memory
+    temporary: int = 0
+    code: int = 0
+    held: int = 0  # of the run, beside the arguments
+    calls: int = 1  # a step
+    collectives: tuple[hlo.Collective, ...] = ()
+    loops: tuple[Any, ...] = ()  # the arrays that each of its loops carries
+    error: str = ""
+
+    @property
+    def total(self) -> int:
+        """All that must be in memory while it runs."""
+        return self.arguments + self.results + self.temporary + self.code + self.held
+
+
+def topology(text: str, slices: int = 1) -> Topology:
+    """Returns the chips of a topology such as `v5p:8x8x8`, `h100:8` or `cpu:8`; a TPU has as many slices as are said.
+
+    Raises:
+      ConfigError: no such chip or shape, or what compiles for it is not installed.
+    """
+    name, _, shape = text.partition(":")
+    kind = chip(name)
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise ConfigError(f"--topology {text}: expected a chip and a shape, as in v5p:8x8x8, h100:8 or cpu:8")
+    if kind is None:
+        devices = jax.devices(CPU)
+        count = math.prod(map(int, shape.split("x")))
+        if len(devices) < count:
+            raise ConfigError(
+                f"--topology {text}: this process has {len(devices)} CPU devices; set JAX_NUM_CPU_DEVICES"
+            )
+        return Topology(text, None, tuple(devices[:count]))
+    found = _gpus(text, shape) if name.endswith("100") else _tpus(text, name, shape, slices)
+    return Topology(text, kind, tuple(found))
+
+
+def _tpus(text: str, name: str, shape: str, slices: int) -> Sequence[Any]:
+    # libtpu is not to look for a TPU, nor to mind another program that compiles.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if name == "v4":
+        options["chip_config_name"] = "megacore"
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{shape}", **options).devices
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        if "libtpu" in reason or "plugin" in reason or "backend" in reason.lower():
+            raise ConfigError(
+                f"--topology {text}: compiling for TPUs needs libtpu, and no TPU; install the extra: "
+                f"tools/run --extra tpu jaxrl-tok plan ..., or pip install 'jaxrl_tok[tpu]'"
+            ) from None
+        raise ConfigError(f"--topology {text}: {reason[:300]}") from None
+
+
+def _gpus(text: str, shape: str) -> Sequence[Any]:
+    if not text.startswith("h100"):
+        raise ConfigError(f"--topology {text}: of GPUs only the H100 can be compiled for; expected h100:{shape}")
+    count = math.prod(map(int, shape.split("x")))
+    grid = f"1x1x{count}"
+    try:
+        found = topologies.get_topology_desc(platform="cuda", topology_name=grid, topology=grid, target_config=H100)
+    except (RuntimeError, ValueError, NotImplementedError):
+        raise ConfigError(
+            f"--topology {text}: compiling for GPUs needs JAX's CUDA plugin, and no GPU; install the extra: "
+            f"tools/run --extra cuda jaxrl-tok plan ..., or pip install 'jaxrl_tok[cuda]'"
+        ) from None
+    return found.devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What the programs need of a tokenizer."""
+
+    size: int
+    eos_ids: tuple[int, ...] = (0,)
+
+
+def vocabulary(run: Run) -> Vocabulary:
+    """Returns the size of the vocabulary as the model or the characters of the tokenizer give it.
+
+    Raises:
+      ConfigError: neither does.
+    """
+    if isinstance(run.model, OwnModelConfig):
+        raise ConfigError(f"model.function = {run.model.function}: a plan is of the built-in decoder")
+    if run.model.vocab is not None:
+        return Vocabulary(run.model.vocab)
+    if run.tokenizer.kind == "characters":
+        return Vocabulary(len(run.tokenizer.alphabet) + 2)  # padding and the end
+    raise ConfigError("model.vocab: unset; a plan opens no tokenizer and needs the number of rows of the embedding")
+
+
+class Step:
+    """One training step on shapes: what `rl.rollout_step` calls, in its order, compiled and kept by name."""
+
+    def __init__(self, built: Build):
+        self.built = built
+        self.compiled: list[Compiled] = []
+        # Arrays that the run holds on the devices, by identity: arguments and results of the programs so far.
+        self._live: dict[int, Any] = {}
+
+    def take(self) -> None:
+        """Compiles every program of a step of the main part."""
+        built, stage = self.built, self.built.main
+        run, state = built.run, stage.template
+        self._hold(state)
+        prompts = self._placed(
+            Prompts(
+                np.zeros((stage.prompts, run.rollout.max_prompt), np.int32),
+                np.zeros(stage.prompts, np.int32),
+                np.zeros(stage.prompts, np.int32),
+            )
+        )
+        asked = self._placed(sampling(run, stage.prompts))
+        scalar = np.int32(0)
+        rollouts, _ = self.call("rollout", built.rollout, state.model_params, prompts, asked, np.int32(TRAIN), scalar)
+        scored = self._scores(state, prompts, rollouts)
+        fields = self._fields(prompts, rollouts, scored)
+        thresholds = rollouts.keep_thresholds if built.filtered else None
+        arrays = (prompts, fields, rollouts.temperature, thresholds)
+        batch, _ = self.call("assemble", stage.assemble, state.method_state, *arrays)
+        self.call("update", stage.update, state, batch, jnp.int32(0), calls=stage.updates)
+
+    def call(self, name: str, program: Callable[..., Any], *arguments: Any, calls: int = 1, **options: Any) -> Any:
+        """Compiles one program and returns its results as shapes with their shardings."""
+        self._hold(arguments)
+        held = sum(map(on_a_chip, self._live.values())) - sum(map(on_a_chip, _arrays(arguments)))
+        start = time.perf_counter()
+        lowered = program.lower(*arguments, **options)  # type: ignore[attr-defined]
+        try:
+            binary = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            self.compiled.append(Compiled(name, time.perf_counter() - start, held=held, calls=calls, error=str(error)))
+            results = self._placed(lowered.out_info)
+        else:
+            found = measured(name, binary, self.built.run.rollout.max_tokens)
+            seconds = time.perf_counter() - start
+            self.compiled.append(dataclasses.replace(found, seconds=seconds, held=held, calls=calls))
+            results = jax.tree.map(_shaped, lowered.out_info, binary.output_shardings)
+        if name != "update":
+            self._hold(results)
+        return results
+
+    def _scores(self, state: TrainState, prompts: Any, rollouts: Any) -> dict[str, Any]:
+        """The passes of `rl._scores`."""
+        built, recipe = self.built, self.built.main.recipe
+        passes = recipe.passes(built.main.updates)
+        reads = recipe.assemble_reads | recipe.step_reads
+        scored: dict[str, Any] = {}
+        if passes["old"]:
+            statistics = tuple(sorted(reads & STATISTIC_ARRAYS))
+            arguments = (state.model_params, prompts, rollouts)
+            old = self.call("score", built.score, *arguments, filtered=built.filtered, statistics=statistics)
+            scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy} | old.statistics
+        if passes["reference"]:
+            arguments = (state.ref_params, prompts, rollouts)
+            scored["ref_logprobs"] = self.call("reference", built.score, *arguments, filtered=built.filtered).logprobs
+        if passes["distances"]:
+            kinds = tuple(sorted(reads & DISTANCE_ARRAYS))
+            arguments = (state.model_params, state.ref_params, prompts, rollouts)
+            scored |= self.call("distances", built.distances, *arguments, kinds=kinds)
+        return scored
+
+    def _fields(self, prompts: Any, rollouts: Any, scored: dict[str, Any]) -> dict[str, Any]:
+        """The arrays of `rl._fields`."""
+        stage = self.built.main
+        grid = rollouts.mask.shape[:2]
+        reads = stage.recipe.assemble_reads | stage.recipe.step_reads
+        parts = len(self.built.run.reward)
+        host = {
+            "rewards": np.zeros(grid, np.float32),
+            "valid": np.zeros(grid, bool),
+            "reward_parts": np.zeros((*grid, parts), np.float32),
+        }
+        fields = self._placed({name: x for name, x in host.items() if name in reads or name == "valid"})
+        fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
+        fields |= {"finished": rollouts.truncated, "prompt_ids": prompts.ids}
+        if "priority" in reads:
+            fields["priority"] = self.call("priority", self.built.priority, prompts.ids, rollouts.mask, np.int32(0))
+        fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
+        return fields | {"progress": np.float32(0), "step": np.int32(0)}
+
+    def _placed(self, tree: Any) -> Any:
+        """Returns the shapes of host arrays as `shard_batch` lays them out."""
+
+        def placed(x: Any) -> jax.ShapeDtypeStruct:
+            spec = PartitionSpec(BATCH_AXES) if len(x.shape) else PartitionSpec()
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.built.mesh, spec))
+
+        return jax.tree.map(placed, tree)
+
+    def _hold(self, tree: Any) -> None:
+        self._live |= {id(x): x for x in _arrays(tree)}
+
+
+def _arrays(tree: Any) -> list[Any]:
+    """The shapes in a tree, each once."""
+    return [*{id(x): x for x in jax.tree.leaves(tree) if isinstance(x, jax.ShapeDtypeStruct)}.values()]
+
+
+def _shaped(info: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=sharding)
+
+
+def on_a_chip(x: Any) -> int:
+    """Returns the bytes that one device holds of an array."""
+    shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
+    return math.prod(shape) * jnp.dtype(x.dtype).itemsize
+
+
+def measured(name: str, binary: jax.stages.Compiled, unknown: int) -> Compiled:
+    """Reads memory and collectives off an executable; loops of unknown length go round `unknown` times."""
+    memory, text = binary.memory_analysis(), binary.as_text()
+    assert memory is not None and text is not None
+    return Compiled(
+        name=name,
+        arguments=memory.argument_size_in_bytes,
+        results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        collectives=tuple(hlo.collectives(text, unknown)),
+        loops=tuple(hlo.carried(text)),
+    )
+
+
+def compile_step(path: Path, sets: Sequence[str], where: str) -> tuple[Build, Topology, list[Compiled]]:
+    """Compiles the programs of a run for a topology.
+
+    Raises:
+      JaxrlTokError: training would refuse the run there, or the topology is not known.
+    """
+    run = load_run(path, sets)
+    if run.recipe.source != "rollout":
+        raise ConfigError(f"{path}: recipe = {run.recipe.name!r}: a plan is of a recipe that learns from rollouts")
+    place = topology(where, run.mesh.slices)
+    built = build(run, vocabulary(run), QUESTIONS, place.devices)  # type: ignore[arg-type]
+    step = Step(built)
+    step.take()
+    return built, place, step.compiled
+
+
+def host_memory() -> int:
+    """Returns the most bytes that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
