@@ -85,7 +85,7 @@ def kept_logit_score(
     valid = targets >= 0
     z = _tempered(logits, valid, inv_temperature, soft_cap)
     cut = jax.lax.stop_gradient(jnp.where(valid, thresholds.astype(z.dtype) + lse.astype(z.dtype), -jnp.inf))
-    is_target = jnp.arange(z.shape[-1], dtype=targets.dtype) == targets[..., None]
+    is_target = jax.lax.broadcasted_iota(targets.dtype, z.shape, z.ndim - 1) == targets[..., None]
     kept = (z >= cut[..., None]) | is_target
     _, _, logp = _normalised(jnp.where(kept, z, NEG))
     return jnp.where(valid, jnp.where(targets < z.shape[-1], _chosen(logp, targets), jnp.nan), 0)

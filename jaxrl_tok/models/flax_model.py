@@ -18,7 +18,7 @@ from jaxrl_tok.models.row_model import CachedRows, RowModel, layout, specs_of
 Axes = Mapping[str, tuple[str | None, ...]]
 
 
-def plain_call(module: Any, tokens: Array, positions: Array, seen: Array) -> Array:
+def plain_call(module: Any, tokens: Array, positions: Array, seen: Array) -> Any:
     """Calls the module itself; what `call` is where nothing else is said."""
     return module(tokens, positions, seen)
 

@@ -122,13 +122,13 @@ def test_a_mistake_on_the_command_line(setting, line):
 
 def test_all_mistakes_come_at_once_each_with_its_own_file():
     Path("mine.toml").write_text('base = "grpo"\nratio = 3\nclop = 1\n')
-    lines = refused("run.seed=-1", text=RUN.replace('"grpo"', '"mine.toml"') + "[mesh]\nfsdp = 0\n[evil]\n")
+    lines = refused("run.seed=-1", text=RUN.replace('"grpo"', '"mine.toml"') + "[mesh]\nfsdp = -2\n[evil]\n")
     assert sorted(lines) == [
         "--set: run.seed = -1: expected an integer of at least 0 and below 4294967296",
         "mine.toml: clop = 1: unknown key; did you mean 'clip'?",
         "mine.toml: ratio = 3: expected a name or a table",
         "run.toml: evil = {}: unknown key; did you mean 'eval'?",
-        "run.toml: mesh.fsdp = 0: expected an integer of at least 1",
+        "run.toml: mesh.fsdp = -2: expected an integer of at least -1",
     ]
 
 

@@ -179,7 +179,7 @@ def test_logits_give_the_same_statistics_and_distances_as_hidden_states():
     for name in names:
         np.testing.assert_allclose(b.statistics[name], a.statistics[name], rtol=1e-4, atol=1e-5, err_msg=name)
     kinds = ("hellinger", "kl_to_ref", "js_to_ref")
-    far = [jax.jit(lambda p, r, m=m: distances(p, r, m, *arrays, kinds=kinds))(weights, other) for m in (head, plain)]
+    far = [jax.jit(lambda p, r, m=m: distances(p, r, m, m, *arrays, kinds=kinds))(weights, other) for m in (head, plain)]
     for name in kinds:
         assert np.max(far[0][name]) > 1e-3
         np.testing.assert_allclose(far[1][name], far[0][name], rtol=1e-3, atol=1e-5, err_msg=name)
@@ -273,7 +273,7 @@ MISTAKES = [
     ({}, r"call gives a tuple for tokens i32\[2, 3\]; expected floating point \[R, L, V\], logits"),
     ({"call": lambda m, t, p, s: t}, r"call gives int32\[2, 3\]"),
     ({"call": hidden, "head": lambda m: m.embed.embedding[...].T}, r"head gives float32\[16, 37\]; expected \[V, D\]"),
-    ({"call": hidden, "head": embedding, "axes": {"embed.kernel": (None, None)}}, "did you mean 'embed.embedding'"),
+    ({"call": hidden, "head": embedding, "axes": {"embed.embeding": (None, None)}}, "did you mean 'embed.embedding'"),
     ({"call": hidden, "head": embedding, "axes": {"embed.*": ("vocab",)}}, "expected 2 axes"),
     ({"call": hidden, "head": embedding, "init_cache": init_cache}, "decode_step is missing"),
 ]

@@ -88,12 +88,12 @@ class Weights(NamedTuple):
 
 
 def terms(
-    logp: Float[Array, "N C"],
-    logr: Float[Array, "N C"],
+    logp: Float[Array, "*N C"],
+    logr: Float[Array, "*N C"],
     names: tuple[str, ...],
     beta: float,
     expm1: Callable[[Array], Array] = jnp.expm1,
-) -> dict[str, Float[Array, "N C"]]:
+) -> dict[str, Float[Array, "*N C"]]:
     """Returns each term of the sums, for every pair of log-probs; all but `sign` are never negative.
 
     `expm1` is for kernels whose compiler has none.
