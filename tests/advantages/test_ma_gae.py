@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_tok.advantages import ma_gae
+from jaxrl_tok.advantages.ma_gae import returns
 from tests.conformance.fields import assemble
 from tests.oracles import outcomes as oracle
 
@@ -20,5 +21,6 @@ def test_hand_numbers():
 def test_oracle():
     fields = assemble(2)
     arrays = [fields[name] for name in ("token_rewards", "values", "boundaries", "mask", "valid")]
-    expected, _ = oracle.ma_gae(*map(np.asarray, arrays))
+    expected, targets = oracle.ma_gae(*map(np.asarray, arrays))
     np.testing.assert_allclose(METHOD(*arrays), expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(jax.jit(returns)(*arrays), targets, rtol=1e-5, atol=2e-6)

@@ -135,6 +135,7 @@ def step(seed):
         "old_values": rng.normal(0.0, 1.0, (B, T)),
         "returns": rng.normal(0.0, 1.0, (B, T)),
         "proxy_rewards": rng.normal(0.0, 1.0, (B, T)),
+        "expert_balance": rng.uniform(1.0, 4.0, B),
         "priority": rng.random((B, T)),
         "rewards": rng.choice([0.0, 1.0], B),
         "last_token_score": rng.random(B),

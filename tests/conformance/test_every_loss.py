@@ -14,7 +14,7 @@ from tests.conformance import fields as data
 SLOTS = {"ratio": RATIOS, "clip": CLIPS, "loss": LOSSES}
 METHODS = [(slot, name) for slot, methods in SLOTS.items() for name in sorted(methods)]
 # Arrays through which a step's gradient flows; all others are constants of the step.
-CARRIERS = {"logprobs", "entropy", "log_ratio", "values", "last_token_score", "proxy_rewards"}
+CARRIERS = {"logprobs", "entropy", "log_ratio", "values", "last_token_score", "proxy_rewards", "expert_balance"}
 # Losses of some trained tokens only, or 0 at some of them by their formula.
 PARTIAL = {
     "adaptive_entropy_bonus": "0 while the entropy is above its target, and by its first coefficient",
