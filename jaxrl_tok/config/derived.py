@@ -76,11 +76,13 @@ def mesh_sizes(run: Run, devices: int) -> dict[str, int]:
     across = {mesh.slice_axis: mesh.slices} if preset.get(mesh.slice_axis, 1) != -1 else {}
     sizes = dict.fromkeys(MESH_AXES, 1) | preset | across | given
     known = math.prod(size for size in sizes.values() if size != -1)
-    used = 1 if mesh.preset == "single" and known == 1 else devices
+    used = 1 if mesh.preset == "single" and {*sizes.values()} == {1} else devices
     filled = {axis: used // known if size == -1 else size for axis, size in sizes.items()}
     asked = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
     if math.prod(filled.values()) != used:
-        raise ShardingError(f"mesh: {asked}: does not fit {devices} devices")
+        raise ShardingError(
+            f"mesh: {asked}: does not fit {devices} devices; expected sizes that multiply to {devices}, or one of -1"
+        )
     if filled[mesh.slice_axis] % mesh.slices:
         raise ShardingError(
             f"mesh: {mesh.slice_axis} = {filled[mesh.slice_axis]}: not a multiple of {mesh.slices} slices"

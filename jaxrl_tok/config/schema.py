@@ -211,6 +211,9 @@ class OptimizerSection(Section):
     """Added to the root of the squared gradient's mean."""
     weight_decay: NonNegative = 0.0
     """Decoupled decay of matrices; norms and biases have none."""
+    state_dtype: Float = "float32"
+    """Type in which the gradient's running mean is kept. That of its square is always float32: in bfloat16 most of its
+    steps would be rounded away."""
     clip_norm: Limit = 1.0
     """Largest norm of the whole gradient; inf = no limit."""
 
@@ -224,8 +227,8 @@ class TrainSection(Section):
     """Passes over a rollout batch; a step has minibatches * epochs updates."""
     microbatches: Count = 1
     """Parts of a minibatch whose gradients are added up; changes memory, not results."""
-    dtype: Float = "float32"
-    """Type of activations and matrix products."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of activations and matrix products; `auto` is float32 on a CPU and bfloat16 on what multiplies it faster."""
     param_dtype: Float = "float32"
     """Type of the stored parameters."""
     remat: Literal["none", "full", "dots"] = "none"

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 # A sampler and a trainer that agree are within rounding of each other: 1e-4 in float32, percents in bfloat16.
 RATIO_TOLERANCE = {"float32": 0.01, "bfloat16": 0.2}
+# Of the mean token, in nats: more than rounding on any device, less than what a policy has learned soon.
+ADAPTER_TOLERANCE = 0.05
 STEPS_WITHOUT_END = 3
 
 

@@ -68,10 +68,11 @@ class Build:
     filtered: bool  # whether the sampler drops tokens
     reloads: bool = False  # checkpoints leave out the frozen base, which is read from its weights again
     given: Any = None  # parameters that came with the model, or what makes them; None = they are drawn or loaded
+    dtype: str = "float32"  # of activations and matrix products
 
 
 def architecture(
-    model: ModelConfig, train: TrainSection, vocab: int, scan_decoding: bool = False
+    model: ModelConfig, train: TrainSection, vocab: int, scan_decoding: bool = False, platform: str = "cpu"
 ) -> models.Architecture:
     """Returns the model's sizes, with the vocabulary of the tokenizer unless the model sets a larger one."""
     options = model.model_dump(exclude={"name", "weights", "vocab", "rope", "local_rope"})
@@ -81,11 +82,18 @@ def architecture(
         vocab=model.vocab or vocab,
         rope=models.Rope(**model.rope.model_dump()),
         local_rope=local,
-        dtype=train.dtype,
+        dtype=compute_dtype(train, platform),
         remat=train.remat,
         unroll=min(train.unroll, model.layers),
         scan_decoding=scan_decoding,
     )
+
+
+def compute_dtype(train: TrainSection, platform: str) -> str:
+    """Returns the type of activations and matrix products on devices of a platform ("cpu", "gpu", "tpu")."""
+    if train.dtype != "auto":
+        return train.dtype
+    return "float32" if platform == "cpu" else "bfloat16"
 
 
 def build(
@@ -107,10 +115,11 @@ def build(
       ConfigError: the recipe cannot be bound, or keeps something for each prompt of an endless set.
       ShardingError: the mesh does not fit the devices, the parameters or the batch.
     """
-    base, given = _model(run, tokenizer.size, folder)
+    devices = jax.devices() if devices is None else devices
+    platform = devices[0].platform
+    base, given = _model(run, tokenizer.size, folder, platform)
     model = parts.with_parts(base, run)
     specs = model.specs()
-    devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(run, len(devices))
     settings = {"slices": run.mesh.slices, "slice_axis": run.mesh.slice_axis}
     mesh = make_mesh(sizes, devices[: math.prod(sizes.values())], **settings)
@@ -133,7 +142,7 @@ def build(
             max_tokens=rollout.max_tokens,
             end_ids=tokenizer.eos_ids,
             slots=rollout.slots or rollout.prompts * rollout.group,
-            dtype=run.train.dtype,
+            dtype=compute_dtype(run.train, platform),
         ),
         score=score,
         score_reference=score if reference == model else programs.score_program(reference, mesh),
@@ -142,14 +151,15 @@ def build(
         filtered=rollout.top_k > 0 or rollout.top_p < 1 or rollout.min_p > 0,
         reloads=run.lora.rank > 0 and not isinstance(run.model, OwnModelConfig) and run.model.weights is not None,
         given=given,
+        dtype=compute_dtype(run.train, platform),
     )
 
 
-def _model(run: Run, vocab: int, folder: Path | None) -> tuple[models.Model, Any]:
+def _model(run: Run, vocab: int, folder: Path | None, platform: str) -> tuple[models.Model, Any]:
     """Returns the model, and the parameters that come with it."""
     if isinstance(run.model, OwnModelConfig):
         return own_model.load(run.model, run, vocab, folder)
-    return models.Transformer(architecture(run.model, run.train, vocab, run.rollout.scan_layers)), None
+    return models.Transformer(architecture(run.model, run.train, vocab, run.rollout.scan_layers, platform)), None
 
 
 def init_state(built: Build) -> TrainState:
@@ -226,13 +236,21 @@ def _template(
     )
     params, frozen = model_params.split(specs, every)
     whole = NamedSharding(mesh, PartitionSpec())
+
+    def beside(x: Any, param: Any) -> Any:
+        return x if other_group(x) else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding)
+
+    def other_group(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
     # What the optimizer keeps for each parameter lies as the parameter does; its counters are everywhere.
     opt_state = optax.tree_utils.tree_map_params(
         init_optimizer,
-        lambda x, param: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=param.sharding),
+        beside,
         jax.eval_shape(init_optimizer, params),
         params,
         transform_non_params=lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+        is_leaf=other_group,
     )
     updates = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     everywhere = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole))
@@ -324,7 +342,7 @@ def _stage(
 
 def _optimizer(run: Run, specs: Any, rate: optax.Schedule) -> optax.GradientTransformation:
     """Returns the optimizer of what is trained; the critic's head has a rate of its own."""
-    settings = run.optimizer.model_dump(include={"b1", "b2", "eps", "weight_decay", "clip_norm"})
+    settings = run.optimizer.model_dump(include={"b1", "b2", "eps", "weight_decay", "clip_norm", "state_dtype"})
     trained = model_params.split(specs, specs)[0]
     groups = model_params.tree_map_specs(lambda spec: spec.group, trained)
     rates = {"policy": rate, "critic": _critic_rate(run)}

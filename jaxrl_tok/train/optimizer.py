@@ -28,17 +28,25 @@ def optimizer(
     eps: float,
     weight_decay: float,
     clip_norm: float,
+    state_dtype: str = "float32",
 ) -> optax.GradientTransformation:
     """AdamW after clipping the global gradient norm to `clip_norm` (inf = no limit); decay where `decay_mask` says.
 
-    Loshchilov & Hutter 2019, arXiv 1711.05101.
+    Loshchilov & Hutter 2019, arXiv 1711.05101. The running mean of gradients is kept in `state_dtype`, that of their
+    squares in float32 whatever the type of the parameters is.
     """
     return optax.chain(
         _clip(clip_norm),
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        _adam(b1, b2, eps, state_dtype),
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def _adam(b1: float, b2: float, eps: float, dtype: str) -> optax.GradientTransformation:
+    chain = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=dtype)
+    # By itself it keeps the mean of squares in the type of the parameters.
+    return optax.GradientTransformation(lambda params: chain.init(optax.tree.cast(params, jnp.float32)), chain.update)
 
 
 def grouped(chains: Mapping[str, optax.GradientTransformation], groups: Any) -> optax.GradientTransformation:

@@ -20,6 +20,7 @@ from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.train.build import architecture
 from jaxrl_tok.types import Prompts
 from tests import tiny
+from tests.helpers import need
 from tests.parity import cases
 
 STORED = Path(__file__).parent / "stored"
@@ -109,3 +110,18 @@ def test_sampling_at_temperature_0_gives_the_greedy_tokens_of_transformers(name,
     run = functools.partial(generate, model=model, max_tokens=cases.STEPS, end_ids=(), slots=cases.PROMPTS)
     rollouts, _ = jax.jit(lambda params: run(params, prompts=prompts, keys=keys, sampling=sampling))(params)
     np.testing.assert_array_equal(rollouts.tokens[:, 0], stored(name)["greedy"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases.CONFIGS)
+def test_what_is_stored_is_what_transformers_gives(name):
+    """So the tests above are live where torch is at hand."""
+    need("torch")
+    from tools import make_hf_logits
+
+    expected = stored(name)
+    seed = int(expected.pop("seed"))
+    found = make_hf_logits.made(name, seed)
+    assert found is not None and found[1].keys() == expected.keys()
+    for key, x in found[1].items():
+        np.testing.assert_allclose(x, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)

@@ -43,3 +43,19 @@ def test_clipping_scales_the_whole_gradient():
     updates, _ = chain.update({"w": jnp.array([30.0, 40.0])}, chain.init(params), params)
     # With eps far above the gradient, the step is -gradient / eps.
     np.testing.assert_allclose(updates["w"] * 1e6, [-0.6, -0.8], rtol=1e-4)
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+def test_the_mean_of_gradients_is_kept_as_asked_and_that_of_squares_in_float32(state_dtype):
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    chain = optimizer(
+        optax.constant_schedule(0.1), {"w": False},
+        b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=float("inf"), state_dtype=state_dtype,
+    )  # fmt: skip
+    state = chain.init(params)
+    for _ in range(200):
+        _, state = chain.update({"w": jnp.full(3, 0.5, jnp.bfloat16)}, state, params)
+    adam = next(part for part in state if isinstance(part, optax.ScaleByAdamState))
+    assert (adam.mu["w"].dtype, adam.nu["w"].dtype) == (state_dtype, "float32")
+    # 1 - 0.999^200 of 0.25. In bfloat16 it would have stopped where a step is less than half of its last place.
+    np.testing.assert_allclose(adam.nu["w"], 0.25 * (1 - 0.999**200), rtol=1e-3)
