@@ -93,12 +93,19 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder.")],
     sets: Sets = None,
     step: Annotated[int | None, typer.Option(help="RL step of the checkpoint; the best one unless given.")] = None,
-    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the weights.")] = "bfloat16",
+    part: Annotated[
+        Literal["model", "adapters", "base"],
+        typer.Option(help="With adapters added in, if any; the adapters alone, in PEFT form; what they were added to."),
+    ] = "model",
+    dtype: Annotated[
+        Literal["bfloat16", "float32"] | None,
+        typer.Option(help="Type of the file; float32 of adapters and bfloat16 of the rest unless given."),
+    ] = None,
 ) -> None:
     """Write a checkpoint of a run as a folder that transformers and vLLM load."""
     from jaxrl_tok.train.session import export as run_export
 
-    run_export(path, sets or [], out, step, dtype)
+    run_export(path, sets or [], out, step, part, dtype)
     print(out)
 
 
@@ -108,6 +115,23 @@ def show(path: RunFile, sets: Sets = None) -> None:
     from jaxrl_tok.train.show import show as describe
 
     print(describe(path, sets or []))
+
+
+@app.command()
+def plan(
+    path: RunFile,
+    topology: Annotated[str, typer.Option(metavar="CHIP:SHAPE", help="The machine: v5p:8x8x8, h100:8, cpu:8.")],
+    sets: Sets = None,
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the chip's peak that products reach.")] = 0.4,
+) -> None:
+    """Compile a run for a machine that is not there: does it fit, and how long would a step take at least?"""
+    # Nothing runs: an accelerator that is here is left alone.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from jaxrl_tok.train import plan_report
+
+    found = plan_report.plan(path, sets or [], topology, mfu)
+    plan_report.show(found)
+    sys.exit(0 if found.fits else 1)
 
 
 @app.command()

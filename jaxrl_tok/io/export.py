@@ -4,7 +4,8 @@
     model.safetensors                                    or shards of at most 5 GB and their index
     tokenizer.json  tokenizer_config.json  chat_template.jinja
 
-`config.json` is written last: a folder without it was not finished.
+`config.json` is written last: a folder without it was not finished. Adapters alone are a folder that `peft` and vLLM
+load, `adapter_config.json` and `adapter_model.safetensors`, in the same order.
 """
 
 import functools
@@ -18,13 +19,15 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrl_tok.config import families, pretrained
-from jaxrl_tok.errors import CheckpointError
+from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.io import safetensors
 from jaxrl_tok.io.files import replace_atomically, reported
 from jaxrl_tok.io.tokenizer import Tokenizer
-from jaxrl_tok.models.names import Part, leaves, parts
+from jaxrl_tok.models.lora import Lora
+from jaxrl_tok.models.names import Part, adapter_parts, leaves, parts
 
 GENERATION = "generation_config.json"
+ADAPTER_CONFIG, ADAPTERS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def export(
@@ -53,12 +56,7 @@ def export(
     Raises:
       CheckpointError: the folder holds something, or cannot be written.
     """
-    folder = Path(folder)
-    with reported(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        held = next(folder.iterdir(), None)
-    if held is not None:
-        raise CheckpointError(f"{folder}: holds {held.name}: expected a new or an empty folder")
+    folder = _new(folder)
     ids = {"eos_token_id": list(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
     with reported(folder):
         tokenizer.save(folder)
@@ -66,6 +64,52 @@ def export(
     safetensors.write(folder, _tensors(params, specs), kind, shard_bytes)
     _write(folder / GENERATION, dict(generation or {}) | ids)
     _write(folder / families.CONFIG, dict(config) | ids | {"torch_dtype": dtype})
+
+
+def export_adapters(
+    params: Mapping[str, Any], model: Lora, folder: str | Path, *, base: str | None = None, dtype: str = "float32"
+) -> None:
+    """Writes the adapters of a model to a new folder in PEFT form.
+
+    A [r, inputs] is `base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight` and B [outputs, r] its `lora_B`:
+    alpha / r B A is what they add to the matrix of that name.
+
+    Args:
+      params: the adapters, all of them on devices of this process.
+      model: whose they are.
+      folder: has to be new, or empty.
+      base: name or folder of the model that they belong to, where it has one.
+      dtype: of the file: "bfloat16" or "float32".
+
+    Raises:
+      CheckpointError: the folder holds something, or cannot be written.
+      ConfigError: experts have adapters, for which PEFT has no form.
+    """
+    layers = model.base.specs()["layers"]
+    found = []
+    for name in params:
+        for part in parts(("layers", name), layers[name], layers):
+            if len(part.at) > 1:
+                raise ConfigError(f"lora.targets: experts.{name}: PEFT has no form for adapters of experts")
+            for half, own in zip("ab", adapter_parts(part, model.rank), strict=True):
+                found.append((own, functools.partial(_values, params[name][half], own)))
+    found.sort(key=lambda item: item[0].at)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": model.rank,
+        "lora_alpha": int(model.alpha) if model.alpha == int(model.alpha) else model.alpha,
+        "target_modules": sorted({part.name.split(".")[-3] for part, _ in found}),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    folder = _new(folder)
+    tensors = [(safetensors.Tensor(part.name, part.file_shape), values) for part, values in found]
+    safetensors.write_file(folder / ADAPTERS, tensors, np.dtype(jax.numpy.dtype(dtype)))
+    _write(folder / ADAPTER_CONFIG, config)
 
 
 def hf_config(model: Mapping[str, Any], max_length: int) -> dict[str, Any]:
@@ -95,6 +139,16 @@ def hf_generation(weights: str | None) -> dict[str, Any]:
     if weights is None or not path.is_file():
         return {}
     return json.loads(path.read_bytes())
+
+
+def _new(folder: str | Path) -> Path:
+    folder = Path(folder)
+    with reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = next(folder.iterdir(), None)
+    if held is not None:
+        raise CheckpointError(f"{folder}: holds {held.name}: expected a new or an empty folder")
+    return folder
 
 
 def _tensors(

@@ -156,14 +156,22 @@ def write(folder: Path, tensors: Iterable[tuple[Tensor, Any]], dtype: np.dtype, 
     count = len(shards)
     files = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     for file, shard in zip(files, shards, strict=True):
-        path = folder / file
-        with reported(path):
-            replace_atomically(path, lambda opened, shard=shard: opened.writelines(_bytes(shard, dtype)))
+        write_file(folder / file, shard, dtype)
     if count > 1:
         named = {tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor, _ in shard}
         index = json.dumps({"metadata": {"total_size": total}, "weight_map": named}, indent=2)
         with reported(folder / INDEX):
             replace_atomically(folder / INDEX, lambda opened: opened.write(index.encode()))
+
+
+def write_file(path: Path, tensors: list[tuple[Tensor, Any]], dtype: np.dtype) -> None:
+    """Writes tensors, one at a time, as one file; see `write`.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with reported(path):
+        replace_atomically(path, lambda opened: opened.writelines(_bytes(tensors, dtype)))
 
 
 def _bytes(shard: list[tuple[Tensor, Any]], dtype: np.dtype) -> Iterator[bytes | memoryview]:

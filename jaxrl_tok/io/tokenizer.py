@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import tokenizers
 
@@ -13,6 +13,21 @@ from jaxrl_tok.errors import DataError
 from jaxrl_tok.tasks.example import Prompt
 
 PAD, EOS = "<pad>", "<eos>"
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What the compiled programs need of a tokenizer; attributes as in `Tokenizer`."""
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        ...
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion."""
+        ...
 
 
 class Tokenizer(abc.ABC):

@@ -95,6 +95,17 @@ def parts(path: tuple[str, ...], spec: ParamSpec, layer_names: Mapping[str, Any]
         yield Part(name, at, shape, inputs, flat)
 
 
+def adapter_parts(part: Part, rank: int) -> tuple[Part, Part]:
+    """Returns the two tensors, A and B, of the adapter of a matrix's tensor, under their names in PEFT form."""
+    inputs, outputs = part.shape[: part.inputs], part.shape[part.inputs :]
+    columns, rows = math.prod(inputs), math.prod(outputs)
+    module = f"base_model.model.{part.name.removesuffix('.weight')}"
+    return (
+        Part(f"{module}.lora_A.weight", part.at, (*inputs, rank), part.inputs, (rank, columns)),
+        Part(f"{module}.lora_B.weight", part.at, (rank, *outputs), 1, (rows, rank)),
+    )
+
+
 def leaves(specs: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], ParamSpec]]:
     """Yields path and spec of every parameter of the decoder."""
     for key, value in specs.items():

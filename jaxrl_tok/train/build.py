@@ -19,7 +19,7 @@ from jaxrl_tok.config.derived import mesh_sizes
 from jaxrl_tok.config.schema import ModelConfig, OwnModelConfig, Run, TrainSection
 from jaxrl_tok.errors import ConfigError, ShardingError
 from jaxrl_tok.io import weights
-from jaxrl_tok.io.tokenizer import Tokenizer
+from jaxrl_tok.io.tokenizer import Vocabulary
 from jaxrl_tok.models import params as model_params
 from jaxrl_tok.sharding.mesh import batch_shards, make_mesh
 from jaxrl_tok.sharding.rules import param_shardings
@@ -98,7 +98,7 @@ def compute_dtype(train: TrainSection, platform: str) -> str:
 
 def build(
     run: Run,
-    tokenizer: Tokenizer,
+    tokenizer: Vocabulary,
     num_prompts: int | None = None,
     devices: Sequence[Any] | None = None,
     folder: Path | None = None,
@@ -122,7 +122,10 @@ def build(
     specs = model.specs()
     sizes = mesh_sizes(run, len(devices))
     settings = {"slices": run.mesh.slices, "slice_axis": run.mesh.slice_axis}
-    mesh = make_mesh(sizes, devices[: math.prod(sizes.values())], **settings)
+    used = devices[: math.prod(sizes.values())]
+    if {device.process_index for device in used} != {device.process_index for device in devices}:
+        raise ShardingError(f"mesh.preset = {run.mesh.preset!r}: leaves processes without a device; expected another")
+    mesh = make_mesh(sizes, used, **settings)
     _check_batch(run, batch_shards(mesh))
     rollout = run.rollout
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
@@ -158,7 +161,7 @@ def build(
 def _model(run: Run, vocab: int, folder: Path | None, platform: str) -> tuple[models.Model, Any]:
     """Returns the model, and the parameters that come with it."""
     if isinstance(run.model, OwnModelConfig):
-        return own_model.load(run.model, run, vocab, folder)
+        return own_model.load(run.model, run, vocab, folder, compute_dtype(run.train, platform))
     return models.Transformer(architecture(run.model, run.train, vocab, run.rollout.scan_layers, platform)), None
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from jaxrl_tok.train.compilation import compiled
 INSIDE = {"dtype": "train", "remat": "train", "unroll": "train", "scan_layers": "rollout"}
 
 
-def load(config: OwnModelConfig, run: Run, vocab: int, folder: Path | None) -> tuple[Model, Any]:
+def load(config: OwnModelConfig, run: Run, vocab: int, folder: Path | None, dtype: str) -> tuple[Model, Any]:
     """Returns the model, and its parameters or a function of no arguments that makes them.
 
     Of `vocab` (the tokenizer's size), `seed`, `dtype`, `remat`, `unroll` and `scan_layers` the function gets those
     that it has parameters for; the other keys of the table are its options. Modules are looked for in `folder` first.
+    `dtype` is what `train.dtype` comes to on the devices of the run.
 
     Raises:
       ConfigError: the function cannot be found or called, raised, or returned something else.
@@ -37,7 +38,7 @@ def load(config: OwnModelConfig, run: Run, vocab: int, folder: Path | None) -> t
         function = imported(where, module, attribute)
     except RewardError as error:
         raise ConfigError(str(error)) from None
-    arguments = _arguments(where, function, config.options, run, vocab)
+    arguments = _arguments(where, function, config.options, run, vocab, dtype)
     try:
         made = function(**arguments)
     except JaxrlTokError:
@@ -64,7 +65,7 @@ def first_params(params: Any, shardings: Any, dtype: Any) -> Any:
 
 
 def _arguments(
-    where: str, function: Callable[..., Any], options: Mapping[str, Any], run: Run, vocab: int
+    where: str, function: Any, options: Mapping[str, Any], run: Run, vocab: int, dtype: str
 ) -> dict[str, Any]:
     """Binds what the function takes, by name."""
     try:
@@ -82,7 +83,7 @@ def _arguments(
             hint = nearest(key, parameters) if parameters else "it has none"
             raise ConfigError(f"{where}: has no option {key!r}; {hint}")
     offered = {name: getattr(getattr(run, section), name) for name, section in INSIDE.items()}
-    offered |= {"vocab": vocab, "seed": run.run.seed}
+    offered |= {"vocab": vocab, "seed": run.run.seed, "dtype": dtype}
     given = {name: value for name, value in offered.items() if name in parameters} | dict(options)
     missing = [name for name, p in parameters.items() if name not in given and _required(p)]
     if missing:

@@ -107,22 +107,41 @@ def _sample(
     return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
 
 
-def export(path: Path, sets: Sequence[str], out: Path, step: int | None, dtype: str) -> None:
-    """Writes the model of a checkpoint as a folder in Hugging Face form."""
-    from jaxrl_tok.io.export import export as write
-    from jaxrl_tok.io.export import hf_config, hf_generation
-    from jaxrl_tok.train.parts import plain_params
+def export(path: Path, sets: Sequence[str], out: Path, step: int | None, part: str, dtype: str | None) -> None:
+    """Writes the model of a checkpoint as a folder in Hugging Face form, or its adapters in PEFT form.
+
+    `part` is "model" (with adapters added in), "adapters" or "base"; `dtype` that of the file: unless given, float32
+    for adapters and bfloat16 for the rest.
+    """
+    from jaxrl_tok.io import export as files
+    from jaxrl_tok.models import Lora
+    from jaxrl_tok.train import parts
 
     run = load_run(path, sets)
     if isinstance(run.model, OwnModelConfig):
         raise ConfigError(f"{path}: model.function = {run.model.function}: only the built-in decoder can be exported")
+    if part != "model" and not run.lora.rank:
+        raise ConfigError(f"{path}: lora.rank = 0: expected adapters in a run of which to export the {part}")
     built, data = _build(run, path)
-    config = hf_config(
+    params, policy = _restore(built, run, step), parts.policy_of(built.model)
+    if part == "adapters":
+        assert isinstance(policy, Lora)
+        own = parts.policy_params(built.model, params)["lora"]
+        files.export_adapters(own, policy, out, base=run.model.weights, dtype=dtype or "float32")
+        return
+    config = files.hf_config(
         run.model.model_dump() | {"vocab": built.model.vocab}, run.rollout.max_prompt + run.rollout.max_tokens
     )
-    params = plain_params(built.model, _restore(built, run, step))
-    generation = hf_generation(run.model.weights)
-    write(params, built.base.specs(), config, data.tokenizer, out, dtype=dtype, generation=generation)
+    base = parts.policy_params(built.model, params)["base"] if part == "base" else None
+    files.export(
+        parts.plain_params(built.model, params) if base is None else base,
+        built.base.specs(),
+        config,
+        data.tokenizer,
+        out,
+        dtype=dtype or "bfloat16",
+        generation=files.hf_generation(run.model.weights),
+    )
 
 
 def open_data(run: Run) -> Any:

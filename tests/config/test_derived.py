@@ -38,6 +38,8 @@ def test_sizes(run):
         "devices": 8,
         "mesh.data": 2,
         "mesh.fsdp": 2,
+        "mesh.expert": 1,
+        "mesh.sequence": 1,
         "mesh.tensor": 2,
         "batch shards": 4,
         "sequences a step": 120,
@@ -64,12 +66,52 @@ def test_a_recipe_on_answers_has_one_sequence_a_prompt(run):
     assert "parameters" not in found
 
 
-def test_the_mesh_must_fit(run):
-    assert sizes.mesh_sizes(run("mesh.fsdp=3"), 12)["data"] == 4
-    assert sizes.mesh_sizes(run("mesh.data=4"), 4)["data"] == 4
-    for setting, devices in (("mesh.fsdp=3", 8), ("mesh.data=2", 4)):
-        with pytest.raises(ShardingError, match=f"does not fit {devices} devices"):
-            sizes.mesh_sizes(run(setting), devices)
+@pytest.mark.parametrize(
+    ("sets", "devices", "sizes_"),
+    [
+        (("preset=single",), 8, {}),  # one device of the eight
+        (("preset=data",), 8, {"data": 8}),
+        (("preset=fsdp",), 8, {"fsdp": 8}),
+        # At most the root of the devices, and at most eight.
+        (("preset=fsdp_tensor",), 8, {"fsdp": 4, "tensor": 2}),
+        (("preset=fsdp_tensor",), 16, {"fsdp": 4, "tensor": 4}),
+        (("preset=fsdp_tensor",), 512, {"fsdp": 64, "tensor": 8}),
+        (("preset=fsdp_tensor",), 6, {"fsdp": 3, "tensor": 2}),
+        (("preset=fsdp_tensor",), 1, {}),
+        (("preset=fsdp_sequence",), 64, {"fsdp": 8, "sequence": 8}),
+        (("preset=moe",), 128, {"fsdp": 16, "expert": 8}),
+        # What is given comes off first; -1 takes what the preset would have filled.
+        (("preset=data", "fsdp=3"), 12, {"data": 4, "fsdp": 3}),
+        (("preset=data", "data=4"), 4, {"data": 4}),
+        (("preset=moe", "tensor=2"), 32, {"fsdp": 4, "expert": 4, "tensor": 2}),
+        (("preset=moe", "expert=2"), 32, {"fsdp": 16, "expert": 2}),
+        (("preset=fsdp", "tensor=-1"), 8, {"tensor": 8}),
+        (("preset=single", "fsdp=-1"), 8, {"fsdp": 8}),
+        # Each slice holds one part of its axis.
+        (("preset=fsdp", "slices=2"), 8, {"data": 2, "fsdp": 4}),
+        (("preset=data", "slices=2"), 8, {"data": 8}),
+        (("preset=fsdp_tensor", "slices=4"), 64, {"data": 4, "fsdp": 4, "tensor": 4}),
+        (("preset=fsdp", "slices=2", "slice_axis=fsdp"), 8, {"fsdp": 8}),
+    ],
+)
+def test_presets_fill_what_is_not_given(run, sets, devices, sizes_):
+    expected = dict.fromkeys(("data", "fsdp", "expert", "sequence", "tensor"), 1) | sizes_
+    assert sizes.mesh_sizes(run(*(f"mesh.{item}" for item in sets)), devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("sets", "devices", "line"),
+    [
+        (("fsdp=3",), 8, "fsdp = 3, .* does not fit 8 devices; expected sizes that multiply to 8, or one of -1"),
+        (("data=2",), 4, "does not fit 4 devices"),
+        (("preset=fsdp_tensor", "fsdp=4"), 16, "fsdp = 4, expert = 1, sequence = 1, tensor = 2: does not fit 16"),
+        (("data=2", "slices=4", "fsdp=-1"), 8, "mesh: data = 2: not a multiple of 4 slices"),
+        (("preset=fsdp", "slices=3"), 8, "does not fit 8 devices"),
+    ],
+)
+def test_the_mesh_must_fit(run, sets, devices, line):
+    with pytest.raises(ShardingError, match=line):
+        sizes.mesh_sizes(run(*(f"mesh.{item}" for item in sets)), devices)
 
 
 @pytest.mark.parametrize(

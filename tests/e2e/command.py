@@ -109,11 +109,11 @@ def built_once(patch: pytest.MonkeyPatch) -> None:
 
     build = module.build
 
-    def once(run, tokenizer, num_prompts):
+    def once(run, tokenizer, num_prompts, **rest):
         shapes = run.model_dump(exclude={"run", "data", "reward", "rewards"})
         key = json.dumps([shapes, run.run.seed, num_prompts], sort_keys=True)
         if key not in BUILT:
-            BUILT[key] = build(run, tokenizer, num_prompts)
+            BUILT[key] = build(run, tokenizer, num_prompts, **rest)
         main = dataclasses.replace(BUILT[key].main, steps=run.run.steps)
         return dataclasses.replace(BUILT[key], run=run, main=main)
 

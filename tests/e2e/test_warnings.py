@@ -80,9 +80,9 @@ def test_a_ratio_that_is_not_1_at_the_first_update(warnings, monkeypatch):
 
     build = module.build
 
-    def of_another_distribution(run, tokenizer, num_prompts):
+    def of_another_distribution(run, tokenizer, num_prompts, **rest):
         """The sampler states log-probs that are 0.05 nats below those of the trainer: exp(0.05) = 1.0513."""
-        built = build(run, tokenizer, num_prompts)
+        built = build(run, tokenizer, num_prompts, **rest)
 
         def rollout(*arguments):
             rollouts, steps = built.rollout(*arguments)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -10,10 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from jaxrl_tok.config.families import from_hf
 from jaxrl_tok.config.schema import ModelConfig, TrainSection
-from jaxrl_tok.errors import CheckpointError
+from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.io import tokenizer as tokenizers
 from jaxrl_tok.io import weights
-from jaxrl_tok.io.export import export, hf_config, hf_generation
+from jaxrl_tok.io.export import export, export_adapters, hf_config, hf_generation
+from jaxrl_tok.models import Lora, Transformer, params
 from jaxrl_tok.models import architecture as sizes
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.rules import param_shardings
@@ -28,17 +30,22 @@ def specs_of(name):
     return sizes.specs(architecture(ModelConfig(**from_hf(cases.CONFIGS[name])), TrainSection(), 0))
 
 
+def read(folder, specs, mesh):
+    return weights.load(folder, specs, param_shardings(specs, mesh), jnp.float32)
+
+
 def exported(tmp_path, name, **options):
     """Reads a model's weights onto four devices and writes them again; returns what was read and where it is."""
     (tmp_path / "in").mkdir()
     tensors = cases.draw(cases.CONFIGS[name], 0)
     save_file(tensors, tmp_path / "in/model.safetensors")
     specs = specs_of(name)
-    shardings = param_shardings(specs, make_mesh({"fsdp": 2, "tensor": 2}))
-    params = weights.load(tmp_path / "in", specs, shardings, jnp.float32)
+    # Five experts do not divide over two devices.
+    mesh = make_mesh({"fsdp": 2, "tensor": 2} if name != "qwen3_moe_raw" else {"fsdp": 4})
+    loaded = read(tmp_path / "in", specs, mesh)
     (tmp_path / "in/config.json").write_text(json.dumps(cases.CONFIGS[name] | {"auto_map": {"AutoModel": "x.py"}}))
     config = hf_config({"weights": str(tmp_path / "in")}, 99)
-    export(params, specs, config, tokenizers.characters(ALPHABET), tmp_path / "out", **options)
+    export(loaded, specs, config, tokenizers.characters(ALPHABET), tmp_path / "out", **options)
     return tensors, tmp_path / "out"
 
 
@@ -88,6 +95,97 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "kept").touch()
     with pytest.raises(CheckpointError, match=r": holds kept: expected a new or an empty folder$"):
         export({}, {"layers": {}}, {}, tokenizers.characters("ab"), tmp_path)
+
+
+def adapters_of(name, rank=3, alpha=6.0, targets=("*",)):
+    """Adapters of a model's matrices, none of them 0."""
+    arch = architecture(ModelConfig(**from_hf(cases.CONFIGS[name])), TrainSection(), 0)
+    model = Lora(Transformer(arch), rank, alpha, targets)
+    drawn = params.init({"lora": model.adapter_specs()}, 0)["lora"]
+    rng = np.random.default_rng(0)
+    return model, {
+        key: pair | {"b": jnp.asarray(rng.normal(0, 0.3, pair["b"].shape), jnp.float32)} for key, pair in drawn.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_adapters_in_peft_form_add_up_to_the_merged_model(tmp_path, name):
+    """Keys and shapes as `peft` has them; W + alpha / r B A of the files is the model with adapters added in."""
+    tensors, out = exported(tmp_path, name, dtype="float32")
+    model, own = adapters_of(name)
+    export_adapters(own, model, tmp_path / "adapters", base="here")
+    found = load_file(tmp_path / "adapters/adapter_model.safetensors")
+    modules = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+    names = [f"model.layers.{i}.{module}" for i in range(model.base.arch.layers) for module in modules]
+    assert found.keys() == {f"base_model.model.{key}.lora_{x}.weight" for key in names for x in "AB"}
+    base = read(tmp_path / "in", model.base.specs(), make_mesh({}, jax.devices()[:1]))
+    merged = jax.jit(model.merged)({"base": base, "lora": own})
+    (tmp_path / "merged").mkdir()
+    config = json.loads((out / "config.json").read_text())
+    export(merged, model.base.specs(), config, tokenizers.characters(ALPHABET), tmp_path / "merged", dtype="float32")
+    expected = load_file(tmp_path / "merged/model.safetensors")
+    for key in names:
+        a, b = (found[f"base_model.model.{key}.lora_{x}.weight"] for x in "AB")
+        outputs, inputs = tensors[f"{key}.weight"].shape
+        assert (a.shape, b.shape) == ((3, inputs), (outputs, 3))
+        np.testing.assert_allclose(
+            tensors[f"{key}.weight"] + 2 * b @ a, expected[f"{key}.weight"], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_configuration_of_adapters_is_pefts(tmp_path):
+    model, own = adapters_of("llama", rank=2, alpha=5.0, targets=("q", "down"))
+    export_adapters(own, model, tmp_path, base="a/folder", dtype="bfloat16")
+    assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "a/folder",
+        "r": 2,
+        "lora_alpha": 5,
+        "target_modules": ["down_proj", "q_proj"],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    found = load_file(tmp_path / "adapter_model.safetensors")
+    assert len(found) == 2 * 2 * 2 and {x.dtype for x in found.values()} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_adapters_of_experts_have_no_form(tmp_path):
+    model, own = adapters_of("qwen3_moe", targets=("q", "experts.up"))
+    with pytest.raises(ConfigError, match=r"^lora.targets: experts.up: PEFT has no form for adapters of experts$"):
+        export_adapters(own, model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks transformers for it
+def test_peft_loads_the_same_model(tmp_path):
+    need("torch")
+    need("peft")
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    for name in ("llama", "qwen3", "gemma3", "qwen3_moe"):
+        (tmp_path / name).mkdir()
+        _, out = exported(tmp_path / name, name, dtype="float32")
+        model, own = adapters_of(name, targets=("q", "k", "v", "o", "gate", "up", "down"))
+        export_adapters(own, model, tmp_path / name / "adapters", base=str(out))
+        base = read(tmp_path / name / "in", model.base.specs(), make_mesh({}, jax.devices()[:1]))
+        tokens = jnp.asarray(np.random.default_rng(0).integers(2, cases.VOCAB, (1, 12)), jnp.int32)
+        whole = {"base": base, "lora": own}
+        hidden = jax.jit(model.forward)(whole, tokens, jnp.full(1, 12, jnp.int32), jnp.zeros((1, 1, 1), jnp.int32))
+        logits = jnp.einsum("TD,VD->TV", hidden.prompt[0], model.head(whole))
+        logits = logits if model.logit_cap is None else model.logit_cap * jnp.tanh(logits / model.logit_cap)
+        theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+        with torch.no_grad():
+            before = theirs(torch.tensor(np.asarray(tokens))).logits[0].numpy()
+            adapted = PeftModel.from_pretrained(theirs, tmp_path / name / "adapters")
+            after = adapted(torch.tensor(np.asarray(tokens))).logits[0].numpy()
+        np.testing.assert_allclose(logits, after, atol=2e-4, rtol=0, err_msg=name)
+        assert np.abs(after - before).max() > 0.05, name
 
 
 @pytest.mark.slow

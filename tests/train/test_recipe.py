@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from jaxrl_tok.config.load import known, load_recipe
@@ -98,6 +100,13 @@ def test_every_recipe_binds_or_says_what_it_needs(name):
         ConfigError, match=rf"^recipe {name}: .* reads .*, which nothing in this run supplies: it needs "
     ):
         build_recipe(load_recipe(name), vocab_size=16)
+    # A critic alone is a setting away, which the refusal and the head have word for word.
+    alone = re.search(r"# Needs: (a critic \(.*\))\.\n", head)
+    if alone is not None:
+        assert name in ("ma_rlhf", "ppo") and "--set critic.trunk=shared\n" in head
+        with pytest.raises(ConfigError, match=rf": it needs {re.escape(alone.group(1))}$"):
+            build_recipe(load_recipe(name), vocab_size=16)
+        assert build_recipe(load_recipe(name), vocab_size=16, parts=frozenset({"critic"})).targets is not None
 
 
 def test_a_method_that_wants_the_size_of_the_vocabulary_gets_it():
