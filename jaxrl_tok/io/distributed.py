@@ -34,6 +34,8 @@ HEARTBEAT_TIMEOUT = 50
 # The loss of a process ends the wait long before.
 PATIENCE = 3600
 PARTING = 5.0  # seconds that process 0, which has the service, stays when it ends by an error
+# How the messages of the runtime's errors begin.
+STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
 AGAIN = "the same command, given to all again, goes on from the newest checkpoint"
 
 
@@ -143,7 +145,7 @@ class Peers:
             raise
 
     def _tell(self, error: BaseException) -> None:
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if _is_of_jax(error):
             # Most often because another process is lost. `watch` will know which, and end this one.
             time.sleep(SILENCE + 5 * BEAT)
         self.told = True
@@ -281,6 +283,16 @@ def _number(environment: Mapping[str, str], name: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise ConfigError(f"{name} = {text!r}: expected a whole number of at least {least}")
     return int(text)
+
+
+def _is_of_jax(error: BaseException | None) -> bool:
+    """Whether an error is one of the runtime's, or was made of one: a save that fails is a `CheckpointError`."""
+    while error is not None:
+        # What an array was to hold when its computation broke off comes as a ValueError.
+        if isinstance(error, jax.errors.JaxRuntimeError) or STATUS.match(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _short(error: BaseException) -> str:

@@ -21,7 +21,6 @@ ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "positions": ("sequence",),
     "heads": ("tensor", "sequence"),  # key/value heads inside attention, which looks over all positions
     "queries": ("tensor", "sequence"),  # the query heads of each, where there are too few of those
-    "slots": ("sequence", "tensor"),  # completions in progress, while their next tokens are drawn
     "vocab": ("tensor",),
     "embed": ("fsdp",),
 }

@@ -131,3 +131,8 @@ def test_processes_with_different_runs_are_refused(tmp_path, cache):
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 2 and "differ in run" in out
     assert not steps(tmp_path / "run")
+
+
+def test_a_mesh_that_leaves_a_process_without_a_device_is_refused(tmp_path, cache):
+    out = finish(launch(tmp_path / "run", 2, 1, cache, "mesh.preset=single"), 2)
+    assert "error: mesh.preset = 'single': leaves processes without a device" in out

@@ -9,6 +9,7 @@ machine: without --devices, each process sees all accelerators of the machine un
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,6 +52,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     asked = parser.parse_args(arguments)
     if asked.n < 1:
         parser.error(f"-n {asked.n}: expected at least 1")
+    if shutil.which(asked.command[0]) is None:
+        parser.error(f"{asked.command[0]}: no such command")
     return asked
 
 
@@ -93,19 +96,21 @@ def wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
     """Waits for all; from the first failure on for `grace` seconds at most. Returns its code, or 0."""
     failed: int | None = None
     deadline = float("inf")
-    while any(process.poll() is None for process in processes):
-        if failed is None:
-            failed = next((k for k, process in enumerate(processes) if process.returncode), None)
-            if failed is not None:
-                deadline = time.monotonic() + grace
-                note(f"process {failed} {ending(processes[failed].returncode)}")
+    while True:
+        codes = [process.poll() for process in processes]
+        if failed is None and any(codes):
+            failed = next(k for k, code in enumerate(codes) if code)
+            deadline = time.monotonic() + grace
+            note(f"process {failed} {ending(processes[failed].returncode)}")
+        if None not in codes:
+            break
         if time.monotonic() > deadline:
-            left = [k for k, process in enumerate(processes) if process.returncode is None]
+            left = [k for k, code in enumerate(codes) if code is None]
             note(f"process {', '.join(map(str, left))} did not end within {grace:g} s, killing")
             send(processes, signal.SIGKILL)
+            deadline = float("inf")
         time.sleep(0.05)
-    codes = [process.returncode for process in processes]
-    code = codes[failed] if failed is not None else next(filter(None, codes), 0)
+    code = 0 if failed is None else processes[failed].returncode
     return code if code >= 0 else 128 - code
 
 
