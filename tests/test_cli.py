@@ -61,7 +61,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, name, sets, line):
 
 
 def test_two_mistakes_are_two_lines(command):
-    code, _, err = command("show", QUICKSTART, "--set", "run.stepz=3", "--set", "mesh.fsdp=0")
+    code, _, err = command("show", QUICKSTART, "--set", "run.stepz=3", "--set", "mesh.fsdp=-2")
     assert code == 2 and len(err.splitlines()) == 2
 
 

@@ -109,6 +109,7 @@ def test_rollouts_that_do_not_see_the_adapters_end_the_run(tmp_path, monkeypatch
     assert "the rollouts come from other weights than those that are trained" in line
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_is_exported_in_three_forms(adapted, tmp_path):
     folder, sets = adapted
     options = [f"--set={item}" for item in sets]
@@ -222,6 +223,7 @@ def test_a_critic_learns_which_question_is_rewarded(sets, tmp_path):
     assert losses[-1] < least / 2, losses
 
 
+@pytest.mark.slow
 def test_the_head_has_its_own_learning_rate(tmp_path):
     folder = judged_by_prompt(tmp_path / "run")
     sets = (*CRITIC, "recipe=ppo", "critic.trunk=shared", "run.steps=1")

@@ -72,6 +72,11 @@ MAKE = {
 SAMPLED = ("nnx", "nnx, cached", "nnx, logits", "linen")
 
 
+def all_but(names, *quick):
+    """All these, and those marked as slow that the quick suite leaves out."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
+
+
 @functools.cache
 def made(kind):
     model, given = MAKE[kind]()
@@ -115,7 +120,7 @@ def scoring(kind, *statistics):
     return jax.jit(functools.partial(score, model=model, statistics=statistics))
 
 
-@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("kind", all_but(MAKE, "nnx, made later", "linen"))
 def test_logprobs_are_those_of_the_modules_own_logits(kind):
     model, weights = made(kind)
     assert isinstance(model, Model) and model.vocab == VOCAB and hash(model) == hash(model)
@@ -146,7 +151,7 @@ def rollouts(kind, temperature=0.0, top_k=0):
     return prompts, jax.device_get(run(weights))
 
 
-@pytest.mark.parametrize("kind", SAMPLED)
+@pytest.mark.parametrize("kind", all_but(SAMPLED, "nnx, cached", "nnx, logits"))
 def test_greedy_rollouts_are_the_modules_largest_logits(kind):
     prompts, found = rollouts(kind)
     for at, text, length in texts(prompts, found.tokens):
@@ -179,7 +184,9 @@ def test_logits_give_the_same_statistics_and_distances_as_hidden_states():
     for name in names:
         np.testing.assert_allclose(b.statistics[name], a.statistics[name], rtol=1e-4, atol=1e-5, err_msg=name)
     kinds = ("hellinger", "kl_to_ref", "js_to_ref")
-    far = [jax.jit(lambda p, r, m=m: distances(p, r, m, m, *arrays, kinds=kinds))(weights, other) for m in (head, plain)]
+    far = [
+        jax.jit(lambda p, r, m=m: distances(p, r, m, m, *arrays, kinds=kinds))(weights, other) for m in (head, plain)
+    ]
     for name in kinds:
         assert np.max(far[0][name]) > 1e-3
         np.testing.assert_allclose(far[1][name], far[0][name], rtol=1e-3, atol=1e-5, err_msg=name)
@@ -199,7 +206,7 @@ def step(kind, name):
 
 # optax is not written for strict promotion.
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("kind", ("nnx", "linen"))
+@pytest.mark.parametrize("kind", all_but(("nnx", "linen"), "nnx"))
 def test_twenty_steps_on_answers_lower_the_loss(kind):
     run, state = step(kind, "sft")
     batch, losses = cases.batch("sft", temperature=1.0), []
@@ -210,7 +217,7 @@ def test_twenty_steps_on_answers_lower_the_loss(kind):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("kind", ("nnx", "nnx, logits"))
+@pytest.mark.parametrize("kind", all_but(("nnx", "nnx, logits"), "nnx"))
 def test_a_grpo_step_changes_every_parameter_and_is_finite(kind):
     run, state = step(kind, "grpo")
     after, metrics = run(state, cases.batch("grpo"))
@@ -222,6 +229,7 @@ def test_a_grpo_step_changes_every_parameter_and_is_finite(kind):
 
 
 @pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.slow
 def test_logits_give_the_same_update_as_hidden_states():
     after = [step(kind, "grpo")[0](step(kind, "grpo")[1], cases.batch("grpo"))[1] for kind in ("nnx", "nnx, logits")]
     for name in ("loss", "grad_norm", "entropy"):

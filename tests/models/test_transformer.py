@@ -41,7 +41,12 @@ def completions(prompts, group=3, size=5, seed=1):
     return jnp.asarray(rng.integers(3, 37, (prompts.lengths.shape[0], group, size)), jnp.int32)
 
 
-@pytest.mark.parametrize("changes", VARIANTS)
+def all_but(*quick):
+    """Every variant, and those marked as slow that the quick suite leaves out."""
+    return [pytest.param(one, marks=[pytest.mark.slow] * (i not in quick)) for i, one in enumerate(VARIANTS)]
+
+
+@pytest.mark.parametrize("changes", all_but(1, 3))
 def test_a_completion_after_its_prompt_is_one_text(changes):
     """Completions scored over a shared prompt equal the two joined to one prompt."""
     model = tiny.model(**changes)
@@ -54,8 +59,8 @@ def test_a_completion_after_its_prompt_is_one_text(changes):
     np.testing.assert_allclose(hidden.reshape(9, 5, -1), whole[:, -5:], rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("changes", all_but(3, 5))
 def test_decoding_gives_the_states_of_forward(changes, scan):
     model = tiny.model(**changes, scan_decoding=scan)
     weights = tiny.weights(model)
@@ -88,6 +93,7 @@ def test_what_stands_in_the_padding_changes_nothing():
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_remat_and_unroll_change_no_gradient():
     prompts = tiny.prompts(2, 4)
     after = completions(prompts)

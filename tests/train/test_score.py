@@ -81,8 +81,8 @@ def test_distances_are_those_of_the_two_distributions():
     fields = cases.fields()
     tokens, mask = np.array(fields["tokens"][:2, :2]), np.array(fields["mask"][:2, :2])
     arrays = (prompts, jnp.asarray(tokens), jnp.asarray(mask), jnp.full((2, 2), 0.7, jnp.float32))
-    program = jax.jit(distances, static_argnums=2, static_argnames="kinds")
-    got = program(params, reference, model, *arrays, kinds=("hellinger", "js_to_ref", "kl_to_ref"))
+    program = jax.jit(distances, static_argnums=(2, 3), static_argnames="kinds")
+    got = program(params, reference, model, model, *arrays, kinds=("hellinger", "js_to_ref", "kl_to_ref"))
     p, q = (np.exp(log_softmax(dense_logits(x, model, prompts, tokens) / 0.7)) for x in (params, reference))
     middle = (p + q) / 2
     wanted = {

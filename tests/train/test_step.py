@@ -48,7 +48,11 @@ def whole(name):
 
 @pytest.mark.parametrize(
     ("name", "microbatches", "devices"),
-    [("grpo_kl", 2, 1), ("grpo_kl", 4, 1), ("grpo_kl", 1, 4), ("dapo", 4, 1), ("dapo", 2, 4)],
+    [
+        ("grpo_kl", 2, 1),
+        ("grpo_kl", 1, 4),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("grpo_kl", 4, 1), ("dapo", 4, 1), ("dapo", 2, 4))),
+    ],
 )
 def test_microbatches_and_devices_change_only_rounding(name, microbatches, devices):
     metrics, grads, params = run(name, microbatches, devices)
