@@ -12,21 +12,21 @@ from jaxrl_tok.models import Architecture
 class Flops:
     """Operations of a forward pass, by what they grow with."""
 
-    layers: float = 0  # products with the layers' parameters
-    attention: float = 0  # scores and mixed values
-    head: float = 0  # logits
+    layers: int = 0  # products with the layers' parameters
+    attention: int = 0  # scores and mixed values
+    head: int = 0  # logits
 
     def __add__(self, other: "Flops") -> "Flops":
         """Adds two counts."""
         return Flops(self.layers + other.layers, self.attention + other.attention, self.head + other.head)
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         """All of them."""
         return self.layers + self.attention + self.head
 
 
-def per_token(arch: Architecture) -> float:
+def per_token(arch: Architecture) -> int:
     """Returns the operations of one token in the products with parameters of all layers.
 
     2 L (D (N + 2 K) H + N H D + 3 D F), F that of the experts which a token takes, with D E more for the router.
@@ -46,7 +46,7 @@ def seen(start: int, count: int, window: int | None) -> int:
     return seen(start, first - start, None) + window * (start + count - first)
 
 
-def attention(arch: Architecture, start: int, count: int) -> float:
+def attention(arch: Architecture, start: int, count: int) -> int:
     """Returns the operations of attention over all layers: 4 N H for each key that a token sees."""
     windows = (arch.window if arch.slides(i) else None for i in range(arch.layers))
     return 4 * arch.heads * arch.head_dim * sum(seen(start, count, window) for window in windows)
@@ -62,10 +62,10 @@ def forward(arch: Architecture, prompts: int, group: int, prompt: int, completio
     return Flops(tokens * per_token(arch), mixed, 2 * logits * arch.dim * arch.vocab)
 
 
-def update(passed: Flops, remat: str) -> float:
+def update(passed: Flops, remat: str) -> int:
     """Returns the operations of a forward and backward pass: 1 + 2 times the forward one, and what is done again.
 
     That is the layers with `remat` "full", attention with "dots", and in any case the head, whose logits are not kept.
     """
-    again = {"none": 0.0, "dots": passed.attention, "full": passed.layers + passed.attention}[remat]
+    again = {"none": 0, "dots": passed.attention, "full": passed.layers + passed.attention}[remat]
     return 3 * passed.total + again + passed.head

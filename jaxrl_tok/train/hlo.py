@@ -30,6 +30,7 @@ class Collective(NamedTuple):
 
     kind: str
     shapes: tuple[tuple[int, ...], ...]  # of what a device puts in
+    results: tuple[tuple[int, ...], ...]  # of what it gets
     bytes: float  # what a device puts in
     devices: int  # that take part together
     times: int
@@ -72,27 +73,41 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
 def collectives(text: str, unknown: int = 1) -> list[Collective]:
     """Returns every collective that a call of a program does.
 
-    What stands in a loop counts as often as the loop goes round; `unknown` times where the text does not tell.
+    What stands in a loop counts as often as the loop goes round; `unknown` times where the text does not tell. Of a
+    condition, every branch counts. A collective that a TPU does beside several products, a share with each, stands in
+    the text with each of them, on the same channel, and counts once.
     """
     parts, entry = computations(text)
-    found = []
-    for name, times in _calls(parts, entry, unknown):
+    found, seen = [], set()
+    for name, times, frame in _calls(parts, entry, unknown):
         types = {one.name: one.type for one in parts[name]}
         for one in parts[name]:
             kind = one.opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
+            if channel := re.search(r"channel_id=(\d+)", one.rest):
+                if (frame, channel[1]) in seen:
+                    continue
+                seen.add((frame, channel[1]))
             operands = re.findall(r"%([\w.\-]+)", _balanced(one.rest))
             given = [array for operand in operands for array in arrays(types.get(operand, ""))]
             size = sum(bits * count for bits, count, _ in given) / 8
-            shapes = tuple(shape for *_, shape in given)
-            found.append(Collective(kind, shapes, size, _devices(one.rest), times))
+            shapes = (tuple(shape for *_, shape in given), tuple(shape for *_, shape in _results(one, len(given))))
+            # What a TPU makes of a reduction of which each device keeps its part.
+            kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind
+            found.append(Collective(kind, *shapes, size, _devices(one.rest), times))
     return found
 
 
 def carried(text: str) -> list[list[tuple[int, int, tuple[int, ...]]]]:
     """Returns the arrays that each loop carries from one round to the next, by loop."""
     return [arrays(one.type) for part in computations(text)[0].values() for one in part if one.opcode == "while"]
+
+
+def _results(one: Instruction, operands: int) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Returns the arrays that a collective gives; the type of its asynchronous start has the operands before them."""
+    found = arrays(one.type)
+    return found[operands : 2 * operands] if one.opcode.endswith("-start") and len(found) > operands else found
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -115,9 +130,15 @@ def _balanced(text: str) -> str:
     return text
 
 
-def _calls(parts: dict[str, list[Instruction]], name: str, unknown: int, times: int = 1) -> Iterator[tuple[str, int]]:
-    """Yields every computation that a program runs, with how often, once for each place that calls it."""
-    yield name, times
+def _calls(
+    parts: dict[str, list[Instruction]], name: str, unknown: int, times: int = 1, frame: str = ""
+) -> Iterator[tuple[str, int, str]]:
+    """Yields every computation that a program runs, with how often, once for each place that calls it.
+
+    The third says in which loop body, branch or function it stands: a fusion in that of the place that calls it.
+    """
+    frame = frame or name
+    yield name, times, frame
     for one in parts.get(name, []):
         if one.opcode in ("fusion", "call", "while", "async-start", "custom-call"):
             called = _CALLED.findall(one.rest)
@@ -128,7 +149,8 @@ def _calls(parts: dict[str, list[Instruction]], name: str, unknown: int, times: 
         rounds = times * (_rounds(parts, one, unknown) if one.opcode == "while" else 1)
         for other in called:
             if other in parts:
-                yield from _calls(parts, other, unknown, rounds)
+                inside = frame if one.opcode == "fusion" else f"{frame}/{one.name}/{other}"
+                yield from _calls(parts, other, unknown, rounds, inside)
 
 
 def _rounds(parts: dict[str, list[Instruction]], loop: Instruction, unknown: int) -> int:
@@ -151,6 +173,11 @@ def _devices(rest: str) -> int:
     """Returns how many devices a collective's groups have."""
     if found := re.search(r"replica_groups=\[(\d+(?:,\d+)*)\]<=", rest):
         return int(found[1].split(",")[-1])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", found[1]))
+        # A part of an axis has its own size: 'axis':(before)size.
+        axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return found[1].count(",") + 1
     return 2  # a permutation: one device to another

@@ -4,7 +4,9 @@ The programs are those that `build` makes for training, called in the order of a
 arrays; nothing is computed, and neither data, tokenizer nor weights are opened.
 """
 
+import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -23,8 +25,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.sharding.mesh import BATCH_AXES
-from jaxrl_tok.train import hlo
+from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
+from jaxrl_tok.train import hlo, parts
 from jaxrl_tok.train.build import Build, build, sampling
 from jaxrl_tok.train.chips import CPU, Chip, chip
 from jaxrl_tok.train.programs import TRAIN
@@ -33,6 +35,13 @@ from jaxrl_tok.types import Prompts, TrainState
 
 # A plan opens no data: of how many questions methods keep something that keep it for each.
 QUESTIONS = 100_000
+# libtpu is not to look for a TPU, nor to mind another program that compiles.
+LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 # What the compiler is told of a GPU that is not there, in XLA's text form; the interconnect is that of one machine.
 H100 = """
 gpu_device_info {
@@ -66,6 +75,7 @@ class Compiled:
     temporary: int = 0
     code: int = 0
     held: int = 0  # of the run, beside the arguments
+    batch: int = 0  # of the arguments, what is not the state of the run
     calls: int = 1  # a step
     collectives: tuple[hlo.Collective, ...] = ()
     loops: tuple[Any, ...] = ()  # the arrays that each of its loops carries
@@ -88,34 +98,36 @@ def topology(text: str, slices: int = 1) -> Topology:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise ConfigError(f"--topology {text}: expected a chip and a shape, as in v5p:8x8x8, h100:8 or cpu:8")
     if kind is None:
-        devices = jax.devices(CPU)
-        count = math.prod(map(int, shape.split("x")))
-        if len(devices) < count:
-            raise ConfigError(
-                f"--topology {text}: this process has {len(devices)} CPU devices; set JAX_NUM_CPU_DEVICES"
-            )
-        return Topology(text, None, tuple(devices[:count]))
+        return Topology(text, None, tuple(_cpus(text, math.prod(map(int, shape.split("x"))))))
     found = _gpus(text, shape) if name.endswith("100") else _tpus(text, name, shape, slices)
     return Topology(text, kind, tuple(found))
 
 
+def _cpus(text: str, count: int) -> Sequence[Any]:
+    # Refused once JAX has started; then there are as many as there are.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices(CPU)
+    if len(devices) < count:
+        raise ConfigError(f"--topology {text}: this process has {len(devices)} CPU devices; set JAX_NUM_CPU_DEVICES")
+    return devices[:count]
+
+
 def _tpus(text: str, name: str, shape: str, slices: int) -> Sequence[Any]:
-    # libtpu is not to look for a TPU, nor to mind another program that compiles.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(
+            f"--topology {text}: compiling for TPUs needs libtpu, and no TPU; install the extra: "
+            f"tools/run --extra tpu jaxrl-tok plan ..., or pip install 'jaxrl_tok[tpu]'"
+        )
+    for key, value in LIBTPU.items():
+        os.environ.setdefault(key, value)
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if name == "v4":
         options["chip_config_name"] = "megacore"
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{shape}", **options).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        if "libtpu" in reason or "plugin" in reason or "backend" in reason.lower():
-            raise ConfigError(
-                f"--topology {text}: compiling for TPUs needs libtpu, and no TPU; install the extra: "
-                f"tools/run --extra tpu jaxrl-tok plan ..., or pip install 'jaxrl_tok[tpu]'"
-            ) from None
-        raise ConfigError(f"--topology {text}: {reason[:300]}") from None
+        raise ConfigError(f"--topology {text}: {str(error).splitlines()[0][:300]}") from None
 
 
 def _gpus(text: str, shape: str) -> Sequence[Any]:
@@ -134,14 +146,14 @@ def _gpus(text: str, shape: str) -> Sequence[Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """What the programs need of a tokenizer."""
+class Size:
+    """A vocabulary of which no more is known."""
 
     size: int
     eos_ids: tuple[int, ...] = (0,)
 
 
-def vocabulary(run: Run) -> Vocabulary:
+def vocabulary(run: Run) -> Size:
     """Returns the size of the vocabulary as the model or the characters of the tokenizer give it.
 
     Raises:
@@ -150,10 +162,23 @@ def vocabulary(run: Run) -> Vocabulary:
     if isinstance(run.model, OwnModelConfig):
         raise ConfigError(f"model.function = {run.model.function}: a plan is of the built-in decoder")
     if run.model.vocab is not None:
-        return Vocabulary(run.model.vocab)
+        return Size(run.model.vocab)
     if run.tokenizer.kind == "characters":
-        return Vocabulary(len(run.tokenizer.alphabet) + 2)  # padding and the end
+        return Size(len(run.tokenizer.alphabet) + 2)  # padding and the end
     raise ConfigError("model.vocab: unset; a plan opens no tokenizer and needs the number of rows of the embedding")
+
+
+def slots_and_rounds(built: Build) -> tuple[int, int]:
+    """Returns how many completions a shard of the batch decodes at once, and how many such rounds it makes at most."""
+    rollout, shards = built.run.rollout, batch_shards(built.mesh)
+    requests = rollout.prompts * rollout.group // shards
+    slots = min(requests, -(-rollout.slots // shards) if rollout.slots else requests)
+    return slots, -(-requests // slots)
+
+
+def decoding_steps(built: Build) -> int:
+    """Returns the most tokens that a slot decodes one after the other in a step."""
+    return built.run.rollout.max_tokens * slots_and_rounds(built)[1]
 
 
 class Step:
@@ -162,13 +187,15 @@ class Step:
     def __init__(self, built: Build):
         self.built = built
         self.compiled: list[Compiled] = []
+        # Each leaf an object of its own: in the template, the reference's are those of the parameters.
+        self._state = jax.tree.map(lambda x: _shaped(x, x.sharding), built.main.template)
         # Arrays that the run holds on the devices, by identity: arguments and results of the programs so far.
         self._live: dict[int, Any] = {}
 
     def take(self) -> None:
         """Compiles every program of a step of the main part."""
         built, stage = self.built, self.built.main
-        run, state = built.run, stage.template
+        run, state = built.run, self._state
         self._hold(state)
         prompts = self._placed(
             Prompts(
@@ -190,18 +217,25 @@ class Step:
     def call(self, name: str, program: Callable[..., Any], *arguments: Any, calls: int = 1, **options: Any) -> Any:
         """Compiles one program and returns its results as shapes with their shardings."""
         self._hold(arguments)
-        held = sum(map(on_a_chip, self._live.values())) - sum(map(on_a_chip, _arrays(arguments)))
+        given, state = _arrays(arguments), {id(x) for x in _arrays(self._state)}
+        known: dict[str, Any] = {
+            "held": sum(map(on_a_chip, self._live.values())) - sum(map(on_a_chip, given)),
+            "batch": sum(on_a_chip(x) for x in given if id(x) not in state),
+            "calls": calls,
+        }
         start = time.perf_counter()
         lowered = program.lower(*arguments, **options)  # type: ignore[attr-defined]
         try:
             binary = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            self.compiled.append(Compiled(name, time.perf_counter() - start, held=held, calls=calls, error=str(error)))
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            self.compiled.append(Compiled(name, time.perf_counter() - start, error=str(error), **known))
             results = self._placed(lowered.out_info)
         else:
-            found = measured(name, binary, self.built.run.rollout.max_tokens)
-            seconds = time.perf_counter() - start
-            self.compiled.append(dataclasses.replace(found, seconds=seconds, held=held, calls=calls))
+            # The loop that decodes has no bound but the longest completions, one round of slots after the other.
+            found = measured(name, binary, decoding_steps(self.built) if name == "rollout" else 1)
+            self.compiled.append(dataclasses.replace(found, seconds=time.perf_counter() - start, **known))
             results = jax.tree.map(_shaped, lowered.out_info, binary.output_shardings)
         if name != "update":
             self._hold(results)
@@ -218,12 +252,15 @@ class Step:
             arguments = (state.model_params, prompts, rollouts)
             old = self.call("score", built.score, *arguments, filtered=built.filtered, statistics=statistics)
             scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy} | old.statistics
+            scored |= {"values": old.values} if old.values is not None else {}
+        reference = parts.reference_params(built.model, state)
         if passes["reference"]:
-            arguments = (state.ref_params, prompts, rollouts)
-            scored["ref_logprobs"] = self.call("reference", built.score, *arguments, filtered=built.filtered).logprobs
+            program = built.score_reference
+            found = self.call("reference", program, reference, prompts, rollouts, filtered=built.filtered)
+            scored["ref_logprobs"] = found.logprobs
         if passes["distances"]:
             kinds = tuple(sorted(reads & DISTANCE_ARRAYS))
-            arguments = (state.model_params, state.ref_params, prompts, rollouts)
+            arguments = (state.model_params, reference, prompts, rollouts)
             scored |= self.call("distances", built.distances, *arguments, kinds=kinds)
         return scored
 
@@ -232,11 +269,11 @@ class Step:
         stage = self.built.main
         grid = rollouts.mask.shape[:2]
         reads = stage.recipe.assemble_reads | stage.recipe.step_reads
-        parts = len(self.built.run.reward)
+        rewards = len(self.built.run.reward)
         host = {
             "rewards": np.zeros(grid, np.float32),
             "valid": np.zeros(grid, bool),
-            "reward_parts": np.zeros((*grid, parts), np.float32),
+            "reward_parts": np.zeros((*grid, rewards), np.float32),
         }
         fields = self._placed({name: x for name, x in host.items() if name in reads or name == "valid"})
         fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
@@ -299,7 +336,7 @@ def compile_step(path: Path, sets: Sequence[str], where: str) -> tuple[Build, To
     if run.recipe.source != "rollout":
         raise ConfigError(f"{path}: recipe = {run.recipe.name!r}: a plan is of a recipe that learns from rollouts")
     place = topology(where, run.mesh.slices)
-    built = build(run, vocabulary(run), QUESTIONS, place.devices)  # type: ignore[arg-type]
+    built = build(run, vocabulary(run), QUESTIONS, place.devices)
     step = Step(built)
     step.take()
     return built, place, step.compiled

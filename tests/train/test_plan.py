@@ -1,0 +1,183 @@
+"""Programs compiled for machines that are not there: four CPU devices in place of one, and TPUs where libtpu is."""
+
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxrl_tok import cli
+from jaxrl_tok.config.load import load_run
+from jaxrl_tok.errors import ConfigError
+from jaxrl_tok.train import plan, plan_numbers
+from tests.helpers import need
+from tests.train.planned import RUN, built_for
+
+SMALLEST = Path(__file__).parents[2] / "configs" / "runs" / "plan_qwen3_0_6b.toml"
+
+# optax and the loop's host code are not written for strict promotion.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    with jax.numpy_dtype_promotion("standard"):
+        built, _, found = plan.compile_step(RUN, [], "cpu:4")
+    return built, {one.name: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def step():
+    """A step whose programs are not compiled: shapes alone."""
+    return plan.Step(built_for())
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("v5p", "expected a chip and a shape, as in v5p:8x8x8, h100:8 or cpu:8"),
+        ("v5p:8x", "expected a chip and a shape"),
+        ("cpu:0", "expected a chip and a shape"),
+        ("v5q:2x2", "--topology v5q: no chip of that name; did you mean 'v5p'?"),
+        ("cpu:5", "this process has 4 CPU devices; set JAX_NUM_CPU_DEVICES"),
+        ("a100:8", "of GPUs only the H100 can be compiled for; expected h100:8"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_one_line(where, words):
+    assert len(jax.devices()) == 4  # JAX has started
+    with pytest.raises(ConfigError) as refused:
+        plan.topology(where)
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ConfigError, match=r"needs libtpu.*tools/run --extra tpu .*pip install 'jaxrl_tok\[tpu\]'$"):
+        plan.topology("v5e:2x2")
+
+
+def test_without_the_cuda_plugin_it_says_how_to_install_it(monkeypatch):
+    def missing(**_):
+        raise NotImplementedError("no such plugin")
+
+    monkeypatch.setattr(plan.topologies, "get_topology_desc", missing)
+    with pytest.raises(ConfigError, match=r"needs JAX's CUDA plugin.*tools/run --extra cuda "):
+        plan.topology("h100:8")
+
+
+def test_the_vocabulary_comes_from_the_model_or_the_characters():
+    assert plan.vocabulary(load_run(RUN)).size == 16  # 14 characters, padding, the end
+    assert plan.vocabulary(load_run(RUN, ["model.vocab=64"])).size == 64
+    with pytest.raises(ConfigError, match=r"model.vocab: unset"):
+        plan.vocabulary(load_run(RUN, ["tokenizer.kind=folder", "tokenizer.path=x"]))
+
+
+def test_a_recipe_on_answers_is_refused():
+    with pytest.raises(ConfigError, match="a plan is of a recipe that learns from rollouts"):
+        plan.compile_step(RUN, ["recipe=sft"], "cpu:4")
+
+
+def test_every_program_of_a_step_is_compiled(compiled):
+    _, found = compiled
+    assert list(found) == ["rollout", "assemble", "update"]
+    assert not any(one.error for one in found.values())
+    assert found["update"].collectives and found["rollout"].temporary > 0
+
+
+def test_arguments_are_what_a_hand_counts(compiled):
+    built, found = compiled
+    # A chip has a quarter of each matrix (embed / 2 x heads, ffw or vocab / 2) and all of the norms; in float32, once
+    # as itself and twice in the optimizer.
+    matrices = 4 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 512) + 16 * 128
+    norms = 4 * (2 * 128 + 2 * 32) + 128
+    state = 4 * 3 * (matrices / 4 + norms)
+    sizes = plan_numbers.state_bytes(built.main.template)
+    assert sizes["optimizer"] == pytest.approx(2 * sizes["parameters"], abs=100)  # and counters
+    assert sum(sizes.values()) == pytest.approx(state, rel=1e-3)
+    assert found["update"].arguments == pytest.approx(state + found["update"].batch, rel=0.02)
+    assert found["rollout"].held == pytest.approx(sizes["optimizer"], rel=1e-3)
+
+
+def test_keys_and_values_are_what_a_hand_counts(compiled):
+    built, found = compiled
+    # 4 layers, 1 of 2 heads of 32, 8 completions of 40 and 4 prompts of 24 on a shard; keys and values in float32.
+    expected = 2 * 4 * 4 * 1 * 32 * (8 * 40 + 4 * 24)
+    assert plan_numbers.cache_bytes(built) == expected
+    assert plan_numbers.cache_found(built, found["rollout"]) == expected
+
+
+def test_of_a_good_layout_there_is_nothing_to_say(compiled):
+    built, found = compiled
+    assert not plan_numbers.checks(built, [*found.values()])
+
+
+def test_the_reference_is_held_beside_the_policy():
+    step = plan.Step(built_for("recipe=grpo_kl"))
+    step._hold(step._state)
+    held = sum(map(plan.on_a_chip, step._live.values()))
+    assert held == sum(plan_numbers.state_bytes(step.built.main.template).values())
+
+
+def test_out_of_memory_is_kept_and_another_error_is_raised(step):
+    class Refused:
+        out_info = jax.ShapeDtypeStruct((8,), "float32")
+
+        def __init__(self, words):
+            self.words = words
+
+        def __call__(self):
+            return None
+
+        def lower(self):
+            return self
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(self.words)
+
+    shape = step.call("mine", Refused("RESOURCE_EXHAUSTED: Used 20.5G of 15.7G hbm."))
+    assert shape.shape == (8,) and step.compiled[-1].error.startswith("RESOURCE_EXHAUSTED")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        step.call("mine", Refused("INTERNAL: Mosaic failed"))
+
+
+@pytest.mark.parametrize(("slots", "expected"), [(0, (8, 1)), (6, (3, 3)), (16, (8, 1)), (2, (1, 8))])
+def test_rounds_of_slots_make_the_decoding_loop_longer(slots, expected):
+    built = built_for(f"rollout.slots={slots}")  # for 16 completions on 2 shards of the batch
+    assert plan.slots_and_rounds(built) == expected
+    assert plan.decoding_steps(built) == 40 * expected[1]
+
+
+def test_the_command_prints_a_verdict_and_its_exit_code(compiled, monkeypatch, capsys):
+    built, found = compiled
+    answer = built, plan.Topology("cpu:4", None, ()), [*found.values()]
+    monkeypatch.setattr("jaxrl_tok.train.plan_report.compile_step", lambda *_: answer)
+    monkeypatch.setattr(sys, "argv", ["jaxrl-tok", "plan", str(RUN), "--topology", "cpu:4"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out = capsys.readouterr().out
+    assert ended.value.code == 0 and out.splitlines()[-1].startswith("fits: ")
+    monkeypatch.setattr("os.sysconf", lambda name: 1000)  # a thousand pages of a thousand bytes
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1 and "does not fit: " in capsys.readouterr().out
+
+
+# One layer of Qwen3-0.6B, and short completions.
+LITTLE = ["model.layers=1", "rollout.max_tokens=384", "rollout.group=2", "train.microbatches=1", "recipe=grpo"]
+
+
+@pytest.mark.aot
+def test_a_tpu_that_is_not_there():
+    need("libtpu")
+    built, place, found = plan.compile_step(SMALLEST, LITTLE, "v5e:2x2")
+    assert place.chip is not None and place.chip.name == "v5e" and len(place.devices) == 4
+    assert not plan_numbers.checks(built, found)
+    assert max(one.total for one in found) < place.chip.hbm
+
+
+@pytest.mark.aot
+def test_a_shape_that_no_tpu_has_is_one_line():
+    need("libtpu")
+    with pytest.raises(ConfigError) as refused:
+        plan.topology("v5e:3x3")
+    assert "\n" not in str(refused.value)
