@@ -228,7 +228,7 @@ class Step:
         try:
             binary = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not _is_of_hbm(str(error)):
                 raise
             self.compiled.append(Compiled(name, time.perf_counter() - start, error=str(error), **known))
             results = self._placed(lowered.out_info)
@@ -299,6 +299,11 @@ class Step:
 def _arrays(tree: Any) -> list[Any]:
     """The shapes in a tree, each once."""
     return [*{id(x): x for x in jax.tree.leaves(tree) if isinstance(x, jax.ShapeDtypeStruct)}.values()]
+
+
+def _is_of_hbm(error: str) -> bool:
+    """Whether a chip has too little memory; too little of a kernel's own (VMEM) is a mistake of the kernel."""
+    return "RESOURCE_EXHAUSTED" in error and "vmem" not in error.lower()
 
 
 def _shaped(info: Any, sharding: Any) -> jax.ShapeDtypeStruct:

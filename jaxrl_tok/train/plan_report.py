@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +20,17 @@ from jaxrl_tok.train.chips import GIB
 from jaxrl_tok.train.plan import Compiled, Topology, compile_step, host_memory, slots_and_rounds
 
 BAR = 60  # characters
-# A part of the bar: how it is drawn where there are colours, and where there are none.
-COLOURS = ("blue", "cyan", "magenta", "green", "yellow", "red", "white")
-LETTERS = "PORKTXS"
+# The parts of the bar: a letter, which tells them apart where there are no colours, and a colour.
+DRAWN = {
+    "parameters": ("P", "blue"),
+    "optimizer": ("O", "cyan"),
+    "reference": ("R", "magenta"),
+    "methods": ("M", "white"),
+    "keys and values": ("K", "green"),
+    "temporaries": ("T", "yellow"),
+    "batch": ("B", "red"),
+    "results, code": ("C", "white"),
+}
 WIDTH_OF_A_FILE = 120  # characters; where the output is no terminal that has a width
 
 
@@ -82,7 +89,7 @@ def report(found: Plan) -> list[RenderableType]:
         parts += [Text(), *_times(found)]
     wrong = numbers.checks(found.built, found.compiled)
     parts += [Text(), *(Text(f"check: {line}", "yellow") for line in wrong)]
-    if not wrong:
+    if not wrong and not found.worst.error:
         parts.append(Text("checks: no parameter is whole that a rule splits, no head or embedding is gathered whole,"))
         parts.append(Text("  and arguments, keys and values are within 2 % of a count by hand"))
     return [*parts, Text(), *_verdict(found)]
@@ -137,7 +144,8 @@ def bar(parts: dict[str, int], whole: int) -> list[Text]:
     """Returns a bar of what fills a chip, and its legend; what is too much goes on after the end of the chip."""
     scale = max(whole, sum(parts.values()))
     line, legend, drawn, before = Text("|"), Text(" "), 0, 0
-    for (name, size), letter, colour in zip(parts.items(), LETTERS, COLOURS, strict=False):
+    for name, size in parts.items():
+        letter, colour = DRAWN[name]
         before += size
         end = round(BAR * before / scale)
         line.append(letter * (end - drawn), f"{colour} reverse")
@@ -214,12 +222,19 @@ def _verdict(found: Plan) -> list[Text]:
             )
         ]
     if worst.error:
-        needs = re.search(r"[Uu]sed ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", worst.error)
-        asked = f"the compiler needs {needs[1]} of {needs[2]}" if needs else "the compiler ran out of memory"
-        line = f"does not fit: {worst.name}: {asked}, beside {worst.held / GIB:.2f} GiB that the run holds"
+        lines = [
+            f"does not fit: {one.name}: {_reason(one.error)}; beside it the run holds {one.held / GIB:.2f} GiB"
+            for one in found.compiled
+            if one.error
+        ]
     else:
-        line = f"does not fit: {worst.total / GIB:.2f} of {hbm:.2f} GiB at the peak, in {worst.name}"
-    return [Text(line, "bold red"), *(Text(f"  change {one}") for one in advice(found))]
+        lines = [f"does not fit: {worst.total / GIB:.2f} of {hbm:.2f} GiB at the peak, in {worst.name}"]
+    return [*(Text(line, "bold red") for line in lines), *(Text(f"  change {one}") for one in advice(found))]
+
+
+def _reason(error: str) -> str:
+    """The compiler's own words, without the status before them."""
+    return error.splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")[:200]
 
 
 def advice(found: Plan) -> list[str]:

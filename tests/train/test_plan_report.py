@@ -39,11 +39,16 @@ def test_what_lives_beside_a_program_counts():
 
 
 def test_what_the_compiler_refused_is_explained():
-    error = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
+    error = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (42.54G) exceeds "
+        "available HBM (15.75G)."
+    )
     found = planned(program("rollout", **LITTLE), program("update", error=error, held=GIB))
     assert not found.fits and found.worst.name == "update"
-    text = printed(found)
-    assert "does not fit: update: the compiler needs 20.50G of 15.75G, beside 1.00 GiB that the run holds" in text
+    text = " ".join(printed(found).split())
+    assert "does not fit: update: Ran out of memory on HBM, " in text
+    assert "exceeds available HBM (15.75G); beside it the run holds 1.00 GiB" in text
+    assert "checks: " not in text  # of a program that is not there
     assert "least seconds" not in text  # of a step that cannot be
 
 
