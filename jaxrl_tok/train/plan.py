@@ -275,7 +275,7 @@ class Step:
             "valid": np.zeros(grid, bool),
             "reward_parts": np.zeros((*grid, rewards), np.float32),
         }
-        fields = self._placed({name: x for name, x in host.items() if name in reads or name == "valid"})
+        fields = self._placed({name: host[name] for name in sorted(stage.recipe.judged)})
         fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
         fields |= {"finished": rollouts.truncated, "prompt_ids": prompts.ids}
         if "priority" in reads:

@@ -157,6 +157,11 @@ class Recipe:
         return bool((self.assemble_reads | self.step_reads) & (REFERENCE_ARRAYS | DISTANCE_ARRAYS))
 
     @property
+    def judged(self) -> frozenset[str]:
+        """The arrays of the rewards that go to the device; the outcome is also what `token_rewards` are made of."""
+        return frozenset({"valid", "rewards"} | {"reward_parts"} & self.assemble_reads)
+
+    @property
     def targets(self) -> Bound | None:
         """What gives a critic its targets: the function beside the advantage, where a loss reads `returns`."""
         wanted = self.advantage is not None and "returns" in self.step_reads

@@ -112,9 +112,7 @@ def _fields(
         "valid": rewards.valid.reshape(grid),
         "reward_parts": rewards.parts.reshape(*grid, -1),
     }
-    # Rewards are also what a method's `token_rewards` are made of.
-    read = {k: v for k, v in host.items() if k in reads or k in ("valid", "rewards")}
-    fields = shard_batch(read, loop.built.mesh)
+    fields = shard_batch({name: host[name] for name in sorted(stage.recipe.judged)}, loop.built.mesh)
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
     fields |= {"finished": ~rollouts.truncated, "prompt_ids": prompts.ids}
     if "priority" in reads:

@@ -108,6 +108,14 @@ def test_of_a_good_layout_there_is_nothing_to_say(compiled):
     assert not plan_numbers.checks(built, [*found.values()])
 
 
+@pytest.mark.slow
+def test_a_critic_is_planned_with_what_is_made_of_the_rewards():
+    """Rewards by token, which this recipe reads, are made of the outcome: no slot reads that by its name."""
+    _, _, found = plan.compile_step(RUN, ["recipe=ma_rlhf", "critic.trunk=shared"], "cpu:4")
+    assert [one.name for one in found] == ["rollout", "score", "assemble", "update"]
+    assert not any(one.error for one in found)
+
+
 def test_the_reference_is_held_beside_the_policy():
     step = plan.Step(built_for("recipe=grpo_kl"))
     step._hold(step._state)
