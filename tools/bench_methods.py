@@ -63,6 +63,7 @@ def step_arrays() -> Arrays:
         "mask": mask, "valid": np.ones(B, bool), "planning": mask & (rng.random((B, T)) < 0.1),
         "finished": mask[:, -1], "segment_ids": np.where(mask, np.arange(T) * STEPS // T, -1).astype(np.int32),
         "rewards": rng.integers(0, 2, B).astype(np.float32), "last_token_score": rng.random(B),
+        "expert_balance": 1 + rng.random(B),
         "low": np.full((B, T), 0.8), "high": np.full((B, T), 1.28), "progress": np.float32(0.5), "step": np.int32(3),
     }  # fmt: skip
 

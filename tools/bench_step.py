@@ -120,7 +120,7 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs, "ref_logprobs": reference.logprobs}
     fields |= {"prompt_ids": placed[0].ids, "progress": np.float32(0), "step": np.int32(step)}
-    batch = stage.assemble(placed[0], fields, rollouts.temperature, None)
+    batch, _ = stage.assemble(bench.state.method_state, placed[0], fields, rollouts.temperature, None)
     bench.state, metrics = stage.update(bench.state, batch, np.int32(0))
     metrics = lap("train", to_host(metrics))
     assert abs(metrics["sampling/importance_sampling_ratio/max"] - 1) < 1e-3  # on policy, or the numbers mean nothing
