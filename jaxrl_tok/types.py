@@ -69,6 +69,31 @@ class Rollouts:
 
 
 @pytree
+class Tries:
+    """The distinct tokens of prompts and their completions: R rows of S tokens, N of which are scored.
+
+    In a row lie the tries of several prompts, one after the other, each in depth-first order.
+    """
+
+    tokens: Leaf  # i32[R, S]
+    ends: Leaf  # i32[R, S], one past the last token of the token's subtree; 0 for padding
+    positions: Leaf  # i32[R, S], tokens before it on its path
+    node: Leaf  # i32[R, N], the column of a scored token
+    before: Leaf  # i32[R, N], the column of the token before it
+    temperature: Leaf  # f32[R, N], that it was sampled with
+    keep_thresholds: Leaf  # f32[R, N], or None when the sampler had no filter
+    real: Leaf  # bool[R, N]
+    row: Leaf  # i32[P], where the prompt's trie lies
+    scored: Leaf  # i32[P, G, T], the number of the completion's token among those that are scored of its row
+
+    def of_completions(self, x: Leaf) -> Leaf:
+        """Returns what the completions have of `x` [R, N, ...], by token: [P, G, T, ...]; masked ones have anything."""
+        own = x[self.row]
+        at = self.scored.reshape(*self.row.shape, -1, *(1,) * (x.ndim - 2))
+        return jnp.take_along_axis(own, at, axis=1).reshape(*self.scored.shape, *x.shape[2:])
+
+
+@pytree
 class Batch:
     """What the step stage reads: whole groups, rows still `[P, G, ...]`."""
 
@@ -76,6 +101,7 @@ class Batch:
     fields: dict[str, Leaf]  # by name in docs/notation.md, [P, G], [P, G, T] or scalar
     temperature: Leaf  # f32[P, G]
     keep_thresholds: Leaf  # f32[P, G, T], or None when the sampler had no filter
+    tries: Tries | None = None  # where the groups are scored as tries
 
 
 @pytree

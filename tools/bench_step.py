@@ -114,7 +114,7 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     texts = bench.decode(host)
     bench.tokens = int(host.mask.sum())
     rewards = lap("reward", bench.pool.score([""] * len(texts), texts))
-    reference = lap("ref", built.score(bench.state.ref_params, placed[0], rollouts, built.filtered))
+    reference = lap("ref", built.score(bench.state.ref_params, placed[0], rollouts, None, built.filtered))
     given = {"rewards": rewards.rewards, "valid": rewards.valid}
     fields = shard_batch({name: x.reshape(PROMPTS, GROUP) for name, x in given.items()}, mesh)
     fields |= {"tokens": rollouts.tokens, "mask": rollouts.mask, "truncated": rollouts.truncated}

@@ -11,7 +11,8 @@ from jaxrl_tok.errors import ShardingError
 FREE = (
     *("run.name", "run.dir", "run.checkpoint_every", "run.keep_last", "run.keep_every"),
     *("run.show_completions_every", "run.trackers", "rewards", "mesh", "rollout.slots"),
-    *("train.microbatches", "train.remat", "train.unroll", "model.name", "recipe.name", "warmup.recipe.name"),
+    *("train.microbatches", "train.remat", "train.unroll", "train.share_prefix"),
+    *("model.name", "recipe.name", "warmup.recipe.name"),
 )
 
 

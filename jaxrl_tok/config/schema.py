@@ -235,6 +235,8 @@ class TrainSection(Section):
     """What the backward pass computes again: nothing, whole layers, all but their matrix products."""
     unroll: Count = 1
     """Layers compiled side by side: faster, and slower to compile."""
+    share_prefix: Literal["none", "prompt", "tree"] = "prompt"
+    """What a group's completions are scored and trained with once: nothing, their prompt, every token they share."""
 
 
 class MeshSection(Section):

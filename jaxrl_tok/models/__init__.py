@@ -7,5 +7,6 @@ from jaxrl_tok.models.heads import RewardModel as RewardModel
 from jaxrl_tok.models.lora import Lora as Lora
 from jaxrl_tok.models.model import Hidden as Hidden
 from jaxrl_tok.models.model import Model as Model
+from jaxrl_tok.models.model import TrieModel as TrieModel
 from jaxrl_tok.models.rope import Rope as Rope
 from jaxrl_tok.models.transformer import Transformer as Transformer

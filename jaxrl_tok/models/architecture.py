@@ -18,7 +18,8 @@ class Architecture:
     in both places. `qk_norm` is over each head or over all together ("whole"). Layer i has the `window` where
     `sliding[i % len(sliding)]`, and then the positions of `local_rope` if there is one. With `experts` the feed-forward
     part is that many of width `ffw`. Training and prefill compile `unroll` layers side by side: faster, and slower
-    to compile. Decoding compiles all of them so, or with `scan_decoding` a loop over them.
+    to compile. Decoding compiles all of them so, or with `scan_decoding` a loop over them. `forward` computes a prompt
+    once for its group, or without `share_prompt` once for each completion, as if each had a prompt of its own.
     """
 
     vocab: int
@@ -52,6 +53,7 @@ class Architecture:
     remat: str = "none"
     unroll: int = 1
     scan_decoding: bool = False
+    share_prompt: bool = True
 
     @property
     def period(self) -> int:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.models.model import Caches, Hidden, Model, Params
+from jaxrl_tok.models.model import Caches, Hidden, Model, Params, TrieModel
 from jaxrl_tok.models.params import ParamSpec, abstract
+from jaxrl_tok.types import Tries
 
 
 def linear(hidden: Float[Array, "*B D"], head: Params) -> Float[Array, "*B"]:
@@ -66,6 +67,13 @@ class Critic:
     ) -> Hidden:
         """Returns the policy's."""
         return self.policy.forward(params["policy"], prompts, lengths, completions, mask)
+
+    def forward_tries(
+        self, params: Params, tries: Tries, mask: Bool[Array, "P G T"] | None = None
+    ) -> tuple[Float[Array, "R S D"], Float[Array, "P G"] | None]:
+        """Returns the policy's."""
+        assert isinstance(self.policy, TrieModel)  # which the trainer has asked of it
+        return self.policy.forward_tries(params["policy"], tries, mask)
 
     def head(self, params: Params) -> Float[Array, "V D"] | None:
         """Returns the policy's."""

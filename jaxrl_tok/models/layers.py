@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok.kernels import Prefix, attention
+from jaxrl_tok.kernels.attention.common import accumulation
 from jaxrl_tok.models.rope import rotate
 from jaxrl_tok.sharding.local import Over, per_shard
 
@@ -54,15 +55,15 @@ def embed(table: Float[Array, "V D"], tokens: Int[Array, "*B"], dtype: str) -> F
 def rms_norm(
     x: Float[Array, "*B"], weight: Float[Array, "*D"], eps: float, *, offset: bool = False
 ) -> Float[Array, "*B"]:
-    """Returns x / sqrt(mean(x^2) + eps) * weight over the last axes, those of the weight, computed in float32.
+    """Returns x / sqrt(mean(x^2) + eps) * weight over the last axes, those of the weight, in float32 (or 64).
 
-    Zhang & Sennrich 2019, arXiv 1910.07467. With `offset` the factor is 1 + weight, in float32 too (Gemma).
+    Zhang & Sennrich 2019, arXiv 1910.07467. With `offset` the factor is 1 + weight, of that type too (Gemma).
     """
-    y = x.astype(jnp.float32)
+    y = x.astype(accumulation(x))
     axes = tuple(range(-weight.ndim, 0))
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + jnp.float32(eps))
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + y.dtype.type(eps))
     if offset:
-        return (y * _like(1 + weight.astype(jnp.float32), y)).astype(x.dtype)
+        return (y * _like(1 + weight.astype(y.dtype), y)).astype(x.dtype)
     return y.astype(x.dtype) * _like(weight.astype(x.dtype), x)
 
 
@@ -182,6 +183,24 @@ def completion_attention(
     return per_shard(attend, arrays, axes, queries)
 
 
+def trie_attention(
+    q: Float[Array, "R S K M H"],
+    k: Float[Array, "R S K H"],
+    v: Float[Array, "R S K H"],
+    ends: Int[Array, "R S"],
+    positions: Int[Array, "R S"],
+    how: Attention = Attention(),
+) -> Float[Array, "R S K M H"]:
+    """Attention of each token of packed tries over the tokens on its path, 0 at padding."""
+
+    def attend(q: Array, k: Array, v: Array, ends: Array, positions: Array, over: Over) -> Array:
+        heads = q.reshape(*q.shape[:2], -1, q.shape[-1])
+        return attention(heads, k, v, ends=ends, positions=positions, **dataclasses.asdict(how)).reshape(q.shape)
+
+    queries, rows = ("batch", None, "heads", "queries", None), ("batch", None)
+    return per_shard(attend, (q, k, v, ends, positions), (queries, KEYS, KEYS, rows, rows), queries)
+
+
 def decode_attention(
     q: Float[Array, "B K M H"],
     k: Float[Array, "B K T H"],
@@ -211,7 +230,7 @@ def decode_attention(
 
 
 def _prompt_seen(size: int, lengths: Int[Array, " B"]) -> Bool[Array, "B S"]:
-    return jnp.arange(size)[None] >= (size - lengths)[:, None]
+    return jnp.arange(size, dtype=lengths.dtype)[None] >= (size - lengths)[:, None]
 
 
 def _softmax(parts: list[Array]) -> list[Array]:

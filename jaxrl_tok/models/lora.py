@@ -14,6 +14,7 @@ from jaxrl_tok.models.architecture import Params
 from jaxrl_tok.models.model import Caches, Hidden
 from jaxrl_tok.models.params import ParamSpec, tree_map_specs
 from jaxrl_tok.models.transformer import Transformer
+from jaxrl_tok.types import Tries
 
 # The matrices that may have an adapter: how targets name them -> how many of their axes are inputs.
 MATRICES = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
@@ -108,6 +109,12 @@ class Lora:
     ) -> Hidden:
         """Returns the base's hidden states with the adapters on."""
         return self.base.forward(self._on(params), prompts, lengths, completions, mask)
+
+    def forward_tries(
+        self, params: Params, tries: Tries, mask: Bool[Array, "P G T"] | None = None
+    ) -> tuple[Float[Array, "R S D"], Float[Array, "P G"] | None]:
+        """Returns the base's hidden states with the adapters on."""
+        return self.base.forward_tries(self._on(params), tries, mask)
 
     def head(self, params: Params) -> Float[Array, "V D"]:
         """Returns the base's head."""

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrl_tok.types import Leaf, pytree
+from jaxrl_tok.types import Leaf, Tries, pytree
 
 Params = Any
 Caches = Any
@@ -82,4 +82,15 @@ class Model(Protocol):
         /,
     ) -> tuple[Float[Array, "B D"], Caches]:
         """Feeds each slot its token number `at`; returns the hidden states and the longer cache."""
+        ...
+
+
+@runtime_checkable
+class TrieModel(Model, Protocol):
+    """A model that also reads packed tries, for `train.share_prefix = "tree"`."""
+
+    def forward_tries(
+        self, params: Params, tries: Tries, mask: Bool[Array, "P G T"] | None = None
+    ) -> tuple[Float[Array, "R S D"], Float[Array, "P G"] | None]:
+        """Returns the hidden state of each token of the tries, and `Hidden.balance` of the completions in them."""
         ...

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import compat
+from jaxrl_tok.kernels.attention.common import accumulation
 from jaxrl_tok.models.layers import ACTIVATIONS
 from jaxrl_tok.sharding.constrain import free_axes, manual_axes, spec
 
@@ -26,11 +27,11 @@ TOKENS = {3: ("batch", "positions", None), 2: (None, None)}
 def route(
     x: Float[Array, "*B D"], router: Float[Array, "D E"], count: int, normalise: bool
 ) -> tuple[Int[Array, "*B k"], Float[Array, "*B k"], Float[Array, "*B E"]]:
-    """Returns each token's `count` likeliest experts, their weights, and the probabilities of all (float32).
+    """Returns each token's `count` likeliest experts, their weights, and the probabilities of all (float32 or 64).
 
     With `normalise` the weights of a token's experts add up to 1. Shazeer et al. 2017, https://arxiv.org/abs/1701.06538.
     """
-    logits = jnp.einsum("...D,DE->...E", x, router).astype(jnp.float32)
+    logits = jnp.einsum("...D,DE->...E", x, router).astype(accumulation(x))
     probs = jax.nn.softmax(logits, axis=-1)
     weights, ids = jax.lax.top_k(probs, count)
     weights = weights / jnp.sum(weights, axis=-1, keepdims=True) if normalise else weights
@@ -47,8 +48,8 @@ def balance(ids: Int[Array, "*B T k"], probs: Float[Array, "*B T E"], mask: Bool
     sum over k choices that `transformers` takes in place of f is k times this.
     """
     experts = probs.shape[-1]
-    count = jnp.maximum(jnp.sum(mask.astype(jnp.float32), axis=-1, keepdims=True), 1)
-    chosen = jnp.sum(jax.nn.one_hot(ids, experts, dtype=jnp.float32), axis=-2) / ids.shape[-1]
+    count = jnp.maximum(jnp.sum(mask.astype(probs.dtype), axis=-1, keepdims=True), 1)
+    chosen = jnp.sum(jax.nn.one_hot(ids, experts, dtype=probs.dtype), axis=-2) / ids.shape[-1]
     share, mean = (jnp.sum(jnp.where(mask[..., None], x, 0), axis=-2) / count for x in (chosen, probs))
     return experts * jnp.sum(jax.lax.stop_gradient(share) * mean, axis=-1)
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrl_tok.kernels.attention.common import accumulation
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -92,5 +94,7 @@ def rotate(x: Float[Array, "*B H"], turns: Float[Array, "*P 2 J"]) -> Float[Arra
     """
     heads = x.ndim - turns.ndim + 1
     cos, sin = (turns[..., i, :].reshape(*turns.shape[:-2], *(1,) * heads, -1) for i in (0, 1))
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    wide = accumulation(x)
+    cos, sin = cos.astype(wide), sin.astype(wide)
+    a, b = jnp.split(x.astype(wide), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrl_tok.errors import ConfigError, nearest
 from jaxrl_tok.models.model import Caches, Hidden, Params
 from jaxrl_tok.models.params import ParamSpec
+from jaxrl_tok.types import Tries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,14 @@ class RowModel:
         found = self._whole(params, rows, jnp.repeat(lengths, group), size)
         found = found.reshape(count, group, *found.shape[1:])
         return Hidden(found[:, 0, :size], found[:, :, size:])
+
+    def forward_tries(
+        self, params: Params, tries: Tries, mask: Bool[Array, "P G T"] | None = None
+    ) -> tuple[Float[Array, "R S D"], None]:
+        """Returns hidden states, or logits, of packed tries: to such a model they are rows of which it sees less."""
+        place = jnp.arange(tries.tokens.shape[1], dtype=jnp.int32)
+        on_path = (place[None, None] <= place[None, :, None]) & (place[None, :, None] < tries.ends[:, None])
+        return self.read(params, tries.tokens, tries.positions, on_path | jnp.eye(len(place), dtype=bool)[None]), None
 
     def head(self, params: Params) -> Float[Array, "V D"] | None:
         """Returns the output matrix; None where the hidden states are logits."""

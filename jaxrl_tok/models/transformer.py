@@ -1,7 +1,8 @@
 """One decoder-only transformer as pure functions over a parameter tree; its variants are data.
 
-Three ways through it, with the same layers:
+Four ways through it, with the same layers:
 * `forward`: prompts and all completions of each, for scoring and training; a prompt is computed once per group.
+* `forward_tries`: the same of what is distinct in them; a token that completions share is computed once.
 * `prefill`: prompts alone, giving the cache that their completions share.
 * `decode`: one more token for each slot of a rollout.
 """
@@ -20,6 +21,7 @@ from jaxrl_tok.models.cache import KVCache
 from jaxrl_tok.models.model import Caches, Hidden
 from jaxrl_tok.models.rope import turns as turns_of
 from jaxrl_tok.sharding.constrain import constrain
+from jaxrl_tok.types import Tries
 
 REMAT = {
     "none": None,
@@ -46,6 +48,8 @@ def forward(
     `completions[p, g]` follow `prompts[p]`: they see the prompt and themselves, never each other. With experts and a
     `mask`, also how unevenly the tokens of the mask used them, the mean over layers.
     """
+    if not arch.share_prompt:
+        return _apart(params, arch, prompts, lengths, completions, mask)
     rows, size = prompts.shape
     own_at = lengths[:, None, None] + jnp.arange(completions.shape[-1], dtype=jnp.int32)[None, None]
     own_at = jnp.broadcast_to(own_at, completions.shape).reshape(rows, -1)
@@ -72,6 +76,40 @@ def forward(
     tokens = jnp.concatenate([prompts, completions.reshape(rows, -1)], axis=1)
     x, balances = _through(layer, _embed(params, arch, tokens), params["layers"], arch, remat=arch.remat)
     return Hidden(*apart(_final(x, params, arch)), None if balances is None else jnp.mean(balances, axis=0))
+
+
+def _apart(params: Params, arch: Architecture, prompts: Array, lengths: Array, completions: Array, mask: Any) -> Hidden:
+    """Returns `forward` of as many prompts as there are completions."""
+    rows, group, size = completions.shape
+    own = [jnp.repeat(x, group, axis=0) for x in (prompts, lengths)]
+    alone = [x if x is None else x.reshape(rows * group, 1, size) for x in (completions, mask)]
+    found = forward(params, dataclasses.replace(arch, share_prompt=True), *own, *alone)
+    prompt, completion = (x.reshape(rows, group, *x.shape[1:]) for x in (found.prompt, found.completion))
+    balance = None if found.balance is None else found.balance.reshape(rows, group)
+    return Hidden(prompt[:, 0], completion[:, :, 0], balance)
+
+
+def forward_tries(
+    params: Params, arch: Architecture, tries: Tries, mask: Bool[Array, "P G T"] | None = None
+) -> tuple[Float[Array, "R S D"], Float[Array, "P G"] | None]:
+    """Returns the last hidden state of each token of packed tries, and `Hidden.balance` of the completions in them.
+
+    A token attends to the tokens on its path, so its state is what `forward` gives to each completion that has it.
+    """
+    turns = _turns(tries.positions, arch)
+
+    def layer(x: Array, weights: Params, slides: bool) -> tuple[Array, Array | None]:
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+            return layers.trie_attention(q, k, v, tries.ends, tries.positions, _how(arch, slides)), None
+
+        x, _, routed = _block(x, _ready(weights, arch), arch, turns[slides], attend)
+        if routed is None or mask is None:
+            return x, None
+        ids, probs = (tries.of_completions(jnp.take_along_axis(y, tries.node[:, :, None], axis=1)) for y in routed)
+        return x, moe.balance(ids, probs, mask)
+
+    x, balances = _through(layer, _embed(params, arch, tries.tokens), params["layers"], arch, remat=arch.remat)
+    return _final(x, params, arch), None if balances is None else jnp.mean(balances, axis=0)
 
 
 def for_decoding(params: Params, arch: Architecture, length: int) -> Params:
@@ -291,6 +329,10 @@ class Transformer:
     ) -> Hidden:
         """Returns `forward`."""
         return forward(params, self.arch, prompts, lengths, completions, mask)
+
+    def forward_tries(self, params: Params, tries: Tries, mask: Array | None = None) -> tuple[Array, Array | None]:
+        """Returns `forward_tries`."""
+        return forward_tries(params, self.arch, tries, mask)
 
     def head(self, params: Params) -> Array:
         """Returns `head`."""

@@ -41,6 +41,7 @@ class Stage:
     group: int  # G; 1 on answers
     updates: int  # a step
     minibatches: int
+    microbatches: int
     model: models.Model
     init_optimizer: Callable[[Any], Any]
     init_methods: Callable[[], dict[str, Any]]  # the states of stateful methods
@@ -86,6 +87,7 @@ def architecture(
         remat=train.remat,
         unroll=min(train.unroll, model.layers),
         scan_decoding=scan_decoding,
+        share_prompt=train.share_prefix != "none",
     )
 
 
@@ -331,6 +333,7 @@ def _stage(
         group=run.rollout.group if recipe.source == "rollout" else 1,
         updates=minibatches * epochs,
         minibatches=minibatches,
+        microbatches=microbatches,
         model=model,
         init_optimizer=chain.init,
         init_methods=init_methods,

@@ -10,7 +10,7 @@ import jax
 
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import ConfigError, JaxrlTokError, RewardError, nearest
-from jaxrl_tok.models import Model
+from jaxrl_tok.models import Model, TrieModel
 from jaxrl_tok.rewards.call import describe, imported
 from jaxrl_tok.train.compilation import compiled
 
@@ -50,6 +50,8 @@ def load(config: OwnModelConfig, run: Run, vocab: int, folder: Path | None, dtyp
     model, params = made
     if model.vocab < vocab:
         raise ConfigError(f"{where}: its vocabulary is {model.vocab}; expected at least the tokenizer's {vocab}")
+    if run.train.share_prefix == "tree" and not isinstance(model, TrieModel):
+        raise ConfigError(f'train.share_prefix = "tree": expected "prompt", as {where} has no forward_tries')
     return model, params
 
 

@@ -31,7 +31,8 @@ from jaxrl_tok.train.build import Build, build, sampling
 from jaxrl_tok.train.chips import CPU, Chip, chip
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
-from jaxrl_tok.types import Prompts, TrainState
+from jaxrl_tok.train.tries import pack
+from jaxrl_tok.types import Prompts, Rollouts, TrainState
 
 # A plan opens no data: of how many questions methods keep something that keep it for each.
 QUESTIONS = 100_000
@@ -207,11 +208,13 @@ class Step:
         asked = self._placed(sampling(run, stage.prompts))
         scalar = np.int32(0)
         rollouts, _ = self.call("rollout", built.rollout, state.model_params, prompts, asked, np.int32(TRAIN), scalar)
-        scored = self._scores(state, prompts, rollouts)
+        tries = self._tries()
+        scored = self._scores(state, prompts, rollouts, tries)
         fields = self._fields(prompts, rollouts, scored)
         thresholds = rollouts.keep_thresholds if built.filtered else None
         arrays = (prompts, fields, rollouts.temperature, thresholds)
         batch, _ = self.call("assemble", stage.assemble, state.method_state, *arrays)
+        batch = dataclasses.replace(batch, tries=tries)
         self.call("update", stage.update, state, batch, jnp.int32(0), calls=stage.updates)
 
     def call(self, name: str, program: Callable[..., Any], *arguments: Any, calls: int = 1, **options: Any) -> Any:
@@ -241,7 +244,27 @@ class Step:
             self._hold(results)
         return results
 
-    def _scores(self, state: TrainState, prompts: Any, rollouts: Any) -> dict[str, Any]:
+    def _tries(self) -> Any:
+        """The tries of completions that share no more than their prompt, each as long as it may be."""
+        built, stage, rollout = self.built, self.built.main, self.built.run.rollout
+        if built.run.train.share_prefix != "tree":
+            return None
+        shape = (stage.prompts, stage.group, rollout.max_tokens)
+        # Completions that differ from their first token on.
+        tokens = np.broadcast_to(np.arange(stage.group, dtype=np.int32)[None, :, None], shape)
+        sampled = (tokens, np.ones(shape, bool), np.zeros(shape[:2], bool), np.zeros(shape, np.float32))
+        heat = np.ones(shape[:2], np.float32)
+        rollouts = Rollouts(*sampled, np.full(shape, -np.inf, np.float32), heat)
+        prompt = np.zeros((stage.prompts, rollout.max_prompt), np.int32)
+        prompts = Prompts(
+            prompt, np.full(stage.prompts, rollout.max_prompt, np.int32), np.zeros(stage.prompts, np.int32)
+        )
+        parts = stage.minibatches * stage.microbatches
+        return self._placed(
+            pack(prompts, rollouts, filtered=built.filtered, parts=parts, shards=batch_shards(built.mesh))
+        )
+
+    def _scores(self, state: TrainState, prompts: Any, rollouts: Any, tries: Any) -> dict[str, Any]:
         """The passes of `rl._scores`."""
         built, recipe = self.built, self.built.main.recipe
         passes = recipe.passes(built.main.updates)
@@ -249,18 +272,18 @@ class Step:
         scored: dict[str, Any] = {}
         if passes["old"]:
             statistics = tuple(sorted(reads & STATISTIC_ARRAYS))
-            arguments = (state.model_params, prompts, rollouts)
+            arguments = (state.model_params, prompts, rollouts, tries)
             old = self.call("score", built.score, *arguments, filtered=built.filtered, statistics=statistics)
             scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy} | old.statistics
             scored |= {"values": old.values} if old.values is not None else {}
         reference = parts.reference_params(built.model, state)
         if passes["reference"]:
             program = built.score_reference
-            found = self.call("reference", program, reference, prompts, rollouts, filtered=built.filtered)
+            found = self.call("reference", program, reference, prompts, rollouts, tries, filtered=built.filtered)
             scored["ref_logprobs"] = found.logprobs
         if passes["distances"]:
             kinds = tuple(sorted(reads & DISTANCE_ARRAYS))
-            arguments = (state.model_params, reference, prompts, rollouts)
+            arguments = (state.model_params, reference, prompts, rollouts, tries)
             scored |= self.call("distances", built.distances, *arguments, kinds=kinds)
         return scored
 

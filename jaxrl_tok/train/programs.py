@@ -16,9 +16,10 @@ from jaxrl_tok.sharding.rules import ROLLOUT_RULES, param_shardings
 from jaxrl_tok.train.assemble import States, assemble
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import Recipe
+from jaxrl_tok.train.rows import take
 from jaxrl_tok.train.score import Scores, distances, score
 from jaxrl_tok.train.step import train_step
-from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampling, TrainState
+from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampling, TrainState, Tries
 
 # Training, evaluation and the tokens' priorities draw from different streams of keys.
 TRAIN, EVAL, PRIORITY = 0, 1, 2
@@ -82,25 +83,35 @@ def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
 
 
 def score_program(model: models.Model, mesh: Mesh) -> Callable[..., Scores]:
-    """Returns `f(params, prompts, rollouts, filtered, statistics) -> Scores`."""
+    """Returns `f(params, prompts, rollouts, tries, filtered, statistics) -> Scores`; tries or None."""
 
     def run(
-        params: Any, prompts: Prompts, rollouts: Rollouts, filtered: bool, statistics: tuple[str, ...] = ()
+        params: Any,
+        prompts: Prompts,
+        rollouts: Rollouts,
+        tries: Tries | None,
+        filtered: bool,
+        statistics: tuple[str, ...] = (),
     ) -> Scores:
         thresholds = rollouts.keep_thresholds if filtered else None
-        sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
-        return score(params, model, prompts, *sampled, thresholds, statistics=statistics)
+        sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
+        return score(params, model, prompts, *sampled, tries, statistics=statistics)
 
     return compiled(run, mesh, static_argnames=("filtered", "statistics"))
 
 
 def distances_program(model: models.Model, reference: models.Model, mesh: Mesh) -> Callable[..., dict[str, Leaf]]:
-    """Returns `f(params, ref_params, prompts, rollouts, kinds) -> distances by name`."""
+    """Returns `f(params, ref_params, prompts, rollouts, tries, kinds) -> distances by name`; tries or None."""
 
     def run(
-        params: Any, ref_params: Any, prompts: Prompts, rollouts: Rollouts, kinds: tuple[str, ...]
+        params: Any,
+        ref_params: Any,
+        prompts: Prompts,
+        rollouts: Rollouts,
+        tries: Tries | None,
+        kinds: tuple[str, ...],
     ) -> dict[str, Leaf]:
-        sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature)
+        sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature, tries)
         return distances(params, ref_params, model, reference, prompts, *sampled, kinds=kinds)
 
     return compiled(run, mesh, static_argnames="kinds")
@@ -140,16 +151,11 @@ def update_program(
 
     def run(state: TrainState, batch: Batch, part: Leaf) -> tuple[TrainState, dict[str, Leaf]]:
         if minibatches > 1:
-            batch = jax.tree.map(lambda x: x if x.ndim == 0 else _take(x, part, minibatches), batch)
+            # Every minibatches-th prompt, so that a minibatch lies on all devices as the batch does.
+            batch = take(batch, part, minibatches)
         return train_step(
             state, batch, recipe=recipe, model=model, optimizer=optimizer, rate=rate, microbatches=microbatches
         )
 
     # The new state lies as the old one did; else the second call would compile again.
     return compiled(run, mesh, donate_argnums=0, out_shardings=(shardings, None))
-
-
-def _take(x: Leaf, part: Leaf, parts: int) -> Leaf:
-    """Every parts-th prompt from `part` on, so that a minibatch lies on all devices as the batch does."""
-    rows = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
-    return jax.lax.dynamic_index_in_dim(rows, part, axis=1, keepdims=False)

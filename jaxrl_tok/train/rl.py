@@ -1,5 +1,6 @@
 """One RL step: roll out, score, reward, assemble, update."""
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.io.metrics import Completion
 from jaxrl_tok.rewards.batch import RewardBatch, joined, to_json
+from jaxrl_tok.sharding.mesh import batch_shards
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train import parts
 from jaxrl_tok.train.build import Stage, sampling
@@ -16,7 +18,8 @@ from jaxrl_tok.train.evaluate import completion_texts, repeat
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
-from jaxrl_tok.types import Prompts, Rollouts
+from jaxrl_tok.train.tries import pack
+from jaxrl_tok.types import Prompts, Rollouts, Tries
 
 if TYPE_CHECKING:
     from jaxrl_tok.train.loop import Loop
@@ -31,11 +34,13 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     rollouts, _ = loop.built.rollout(loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
     host: Rollouts = to_host(rollouts)
     clock.lap("time/rollout")
+    tries = _tries(loop, stage, questions, host)
     # The scoring passes run on the device while the rewards run in their processes.
-    scored = _scores(loop, stage, prompts, rollouts)
+    scored = _scores(loop, stage, prompts, rollouts, tries)
     rewards, texts = _rewards(loop, stage, questions, host)
     clock.lap("time/reward")
     batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, scored, step))
+    batch = dataclasses.replace(batch, tries=tries)
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")
@@ -56,7 +61,17 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     return metrics, _completions(questions, texts, rewards, host, advantages)
 
 
-def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts) -> dict[str, Any]:
+def _tries(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts) -> Tries | None:
+    """Returns what is distinct in the completions, where that is what is scored."""
+    if loop.run.train.share_prefix != "tree":
+        return None
+    mesh, parts = loop.built.mesh, stage.minibatches * stage.microbatches
+    prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
+    packed = pack(prompts, rollouts, filtered=loop.built.filtered, parts=parts, shards=batch_shards(mesh))
+    return shard_batch(packed, mesh)
+
+
+def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts, tries: Tries | None) -> dict[str, Any]:
     """Runs the passes that the recipe reads, and no others."""
     passes = stage.recipe.passes(stage.updates)
     reads = stage.recipe.assemble_reads | stage.recipe.step_reads
@@ -65,14 +80,15 @@ def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts) ->
     scored = {}
     if passes["old"]:
         statistics = tuple(sorted(reads & STATISTIC_ARRAYS))
-        old = built.score(params, prompts, rollouts, built.filtered, statistics)
+        old = built.score(params, prompts, rollouts, tries, built.filtered, statistics)
         scored |= {"old_logprobs": old.logprobs, "old_entropy": old.entropy} | old.statistics
         scored |= {"values": old.values} if old.values is not None else {}
     if passes["reference"]:
-        scored["ref_logprobs"] = built.score_reference(reference, prompts, rollouts, built.filtered).logprobs
+        scores = built.score_reference(reference, prompts, rollouts, tries, built.filtered)
+        scored["ref_logprobs"] = scores.logprobs
     if passes["distances"]:
         kinds = tuple(sorted(reads & DISTANCE_ARRAYS))
-        scored |= built.distances(params, reference, prompts, rollouts, kinds)
+        scored |= built.distances(params, reference, prompts, rollouts, tries, kinds)
     return scored
 
 

@@ -1,5 +1,6 @@
 """Between the layouts of a training batch: `[P, G, ...]`, its microbatches, and the rows `[B, ...]` of the step."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,26 @@ def split(batch: Any, parts: int) -> Any:
             return jnp.broadcast_to(x, (parts,))
         return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
-    return jax.tree.map(cut, batch)
+    return _with_own_rows(jax.tree.map(cut, batch), parts)
+
+
+def take(batch: Batch, part: Leaf, parts: int) -> Batch:
+    """Returns one of the `parts` of `split`."""
+
+    def one(x: Leaf) -> Leaf:
+        if x.ndim == 0:
+            return x
+        rows = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+        return jax.lax.dynamic_index_in_dim(rows, part, axis=1, keepdims=False)
+
+    return _with_own_rows(jax.tree.map(one, batch), parts)
+
+
+def _with_own_rows(batch: Any, parts: int) -> Any:
+    """Numbers the rows of tries within each part: a prompt's trie lies in its own part, of which every parts-th is."""
+    if not isinstance(batch, Batch) or batch.tries is None:
+        return batch
+    return dataclasses.replace(batch, tries=dataclasses.replace(batch.tries, row=batch.tries.row // parts))
 
 
 def join(parts: Any) -> Any:

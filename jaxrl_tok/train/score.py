@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -12,7 +13,7 @@ from jaxrl_tok import models
 from jaxrl_tok.kernels import divergence, kept_logprobs, token_score
 from jaxrl_tok.kernels.logits import kept_logit_score, logit_divergence, logit_score
 from jaxrl_tok.sharding.local import Over, per_shard
-from jaxrl_tok.types import Batch, Leaf, Prompts, pytree
+from jaxrl_tok.types import Batch, Leaf, Prompts, Tries, pytree
 
 STATISTICS = ("target_logit", "sum_logits", "lse", "max_logit", "sum_p2")
 # Names in docs/notation.md -> what the kernel calls them.
@@ -37,13 +38,15 @@ class Scores:
 
 
 class _States(NamedTuple):
-    """What predicts each completion token."""
+    """What predicts each completion token; of tries [R, 1, N] in place of [P, G, T]."""
 
     hidden: Array  # [P, G, T, D]; the logits [P, G, T, V] of a model without a head
     head: Array | None  # [V, D]
     targets: Array  # i32[P, G, T], -1 where masked
     inverse: Array  # f32[P, G, T], 1 / temperature
+    thresholds: Array | None  # f32[P, G, T]
     balance: Array | None  # f32[P, G]
+    by_token: Callable[[Array], Array]  # from the layout of these arrays to [P, G, T], 0 where masked
 
 
 def score(
@@ -54,6 +57,7 @@ def score(
     mask: Bool[Array, "P G T"],
     temperature: Float[Array, "P G"],
     keep_thresholds: Float[Array, "P G T"] | None = None,
+    tries: Tries | None = None,
     *,
     statistics: tuple[str, ...] = (),
     backend: str = "auto",
@@ -64,32 +68,35 @@ def score(
     Temperature 0 (greedy) is scored at 1. `statistics` are names of `STATISTICS`, before filtering and, but for
     "target_logit", at the temperature; or "proxy_logprobs": the log-prob among tokens with at least 0.02 of the
     likeliest one's probability, -inf for another token.
+
+    With `tries` of these completions each of their distinct tokens is computed and scored once, and the results are
+    taken from there: the same numbers, and so the same gradients, which autodiff adds up where tokens are shared.
     """
-    states = _states(params, model, prompts, tokens, mask, temperature)
+    states = _states(params, model, prompts, tokens, mask, temperature, keep_thresholds, tries)
     options = {"soft_cap": model.logit_cap, "head_layout": "vd", "backend": backend}
     proxy = "proxy_logprobs" in statistics
     # The log-sum-exp is there in any case.
     wanted = {"logprobs", *statistics, *(["max_logit"] if proxy else [])} - {"lse", "proxy_logprobs"}
     scores = _per_shard(token_score, states, statistics=sorted(wanted), **options)
     logprobs = scores.logprobs
-    if keep_thresholds is not None:
-        logprobs = _per_shard(kept_logprobs, states, keep_thresholds, scores.lse, **options)
-    found = {name: jnp.where(mask, getattr(scores, name), 0) for name in statistics if name in STATISTICS}
+    if states.thresholds is not None:
+        logprobs = _per_shard(kept_logprobs, states, states.thresholds, scores.lse, **options)
+    found = {name: getattr(scores, name) for name in statistics if name in STATISTICS}
     if "target_logit" in found:
         found["target_logit"] = found["target_logit"] / states.inverse
     if proxy:
         least = scores.max_logit - scores.lse + math.log(PROXY_MIN_P)
         kept = _per_shard(kept_logprobs, states, least, scores.lse, **options)
-        found["proxy_logprobs"] = jnp.where(mask, jnp.where(scores.logprobs >= least, kept, -jnp.inf), 0)
-    values = None
-    if isinstance(model, models.Critic):
-        values = jnp.where(mask, model.values(params, states.hidden), 0)
-    return Scores(logprobs, scores.entropy, found, states.balance, values)
+        found["proxy_logprobs"] = jnp.where(scores.logprobs >= least, kept, -jnp.inf)
+    values = model.values(params, states.hidden) if isinstance(model, models.Critic) else None
+    by_token = (logprobs, scores.entropy, found, values)
+    logprobs, entropy, found, values = jax.tree.map(states.by_token, by_token)
+    return Scores(logprobs, entropy, found, states.balance, values)
 
 
 def score_batch(params: Any, model: models.Model, batch: Batch, *, backend: str = "auto") -> Scores:
     """Returns `score` of a training batch's completions, as they were sampled."""
-    sampled = (batch.fields["tokens"], batch.fields["mask"], batch.temperature, batch.keep_thresholds)
+    sampled = (batch.fields["tokens"], batch.fields["mask"], batch.temperature, batch.keep_thresholds, batch.tries)
     return score(params, model, batch.prompts, *sampled, backend=backend)
 
 
@@ -102,6 +109,7 @@ def distances(
     tokens: Int[Array, "P G T"],
     mask: Bool[Array, "P G T"],
     temperature: Float[Array, "P G"],
+    tries: Tries | None = None,
     *,
     kinds: tuple[str, ...],
     backend: str = "auto",
@@ -111,8 +119,10 @@ def distances(
     `kinds` are names of `DISTANCES`: the Hellinger distance, KL(policy || reference), the Jensen-Shannon divergence
     (base e, halves), all at the temperature that was sampled with.
     """
-    states = _states(params, model, prompts, tokens, mask, temperature)
-    reference = _states(ref_params, ref_model, prompts, tokens, mask, temperature)
+    sampled = (tokens, mask, temperature, None, tries)
+    states = _states(params, model, prompts, *sampled)
+    reference = _states(ref_params, ref_model, prompts, *sampled)
+    trained = states.targets >= 0
 
     wanted: dict[str, Any] = {"kinds": tuple(DISTANCES[kind] for kind in kinds), "soft_cap": model.logit_cap}
 
@@ -124,11 +134,11 @@ def distances(
         )  # fmt: skip
 
     if states.head is None or reference.head is None:
-        found = logit_divergence(states.hidden, reference.hidden, mask, inv_temperature=states.inverse, **wanted)
+        found = logit_divergence(states.hidden, reference.hidden, trained, inv_temperature=states.inverse, **wanted)
     else:
-        arrays = states.hidden, states.head, reference.hidden, reference.head, mask, states.inverse
+        arrays = states.hidden, states.head, reference.hidden, reference.head, trained, states.inverse
         found = per_shard(local, arrays, ((*ROWS, None), HEAD) * 2 + (ROWS, ROWS), ROWS)
-    values = {kind: getattr(found, DISTANCES[kind]) for kind in kinds}
+    values = {kind: states.by_token(getattr(found, DISTANCES[kind])) for kind in kinds}
     return values | {"hellinger": jnp.sqrt(values["hellinger"])} if "hellinger" in values else values
 
 
@@ -152,15 +162,41 @@ def _split(over: Over) -> dict[str, str | None]:
 
 
 def _states(
-    params: Any, model: models.Model, prompts: Prompts, tokens: Array, mask: Array, temperature: Array
+    params: Any,
+    model: models.Model,
+    prompts: Prompts,
+    tokens: Array,
+    mask: Array,
+    temperature: Array,
+    thresholds: Array | None,
+    tries: Tries | None,
 ) -> _States:
-    found = model.forward(params, prompts.tokens, prompts.lengths, tokens, mask)
-    prompt, completion = found.prompt, found.completion
-    # Token t is predicted by the state at t - 1; the first one by the prompt's last token.
-    first = jnp.broadcast_to(prompt[:, None, -1:], (*completion.shape[:2], 1, completion.shape[-1]))
-    hidden = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
-    inverse = jnp.where(temperature > 0, 1 / jnp.where(temperature > 0, temperature, 1), 1)
-    inverse = jnp.broadcast_to(inverse[:, :, None], tokens.shape)
+    def masked(x: Array) -> Array:
+        return jnp.where(mask, x, 0)
+
+    if tries is None:
+        found = model.forward(params, prompts.tokens, prompts.lengths, tokens, mask)
+        prompt, completion = found.prompt, found.completion
+        # Token t is predicted by the state at t - 1; the first one by the prompt's last token.
+        first = jnp.broadcast_to(prompt[:, None, -1:], (*completion.shape[:2], 1, completion.shape[-1]))
+        hidden = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
+        targets, balance, by_token = jnp.where(mask, tokens, -1), found.balance, masked
+        inverse = jnp.broadcast_to(_inverse(temperature)[:, :, None], tokens.shape)
+    else:
+        assert isinstance(model, models.TrieModel)
+        hidden, balance = model.forward_tries(params, tries, mask)
+        hidden = jnp.take_along_axis(hidden, tries.before[:, :, None], axis=1)[:, None]
+        targets = jnp.where(tries.real, jnp.take_along_axis(tries.tokens, tries.node, axis=1), -1)[:, None]
+        inverse = _inverse(tries.temperature)[:, None]
+        thresholds = None if tries.keep_thresholds is None else tries.keep_thresholds[:, None]
+
+        def by_token(x: Array) -> Array:
+            return masked(tries.of_completions(x[:, 0]))
+
     head = model.head(params)
     head = None if head is None else head.astype(hidden.dtype)
-    return _States(hidden, head, jnp.where(mask, tokens, -1), inverse, found.balance)
+    return _States(hidden, head, targets, inverse, thresholds, balance, by_token)
+
+
+def _inverse(temperature: Array) -> Array:
+    return jnp.where(temperature > 0, 1 / jnp.where(temperature > 0, temperature, 1), 1)

@@ -113,7 +113,7 @@ def _objective(
     rows = step_rows(batch, scores)
     for path in recipe.step:
         add_result(recipe, path, rows)
-    total, means = jnp.float32(0), {}
+    total, means = 0.0, {}
     for term in recipe.terms:
         loss = call(recipe, f"loss.{term.name}", rows)
         mean = term.reduction(rows | {"loss": loss, "mask": _counted(term, rows)})
@@ -130,11 +130,12 @@ def _counted(term: Term, rows: dict[str, Any]) -> Leaf:
 def _count(recipe: Recipe, term: Term, batch: Batch) -> Leaf:
     """The term's denominator over the whole batch: its reduction of a loss of zeros."""
     rows = {name: jax.tree.map(to_rows, x) for name, x in batch.fields.items()}
-    tokens = jax.ShapeDtypeStruct(rows["mask"].shape, jnp.float32)
+    dtype = batch.temperature.dtype  # as of all numbers of a batch
+    tokens = jax.ShapeDtypeStruct(rows["mask"].shape, dtype)
     known = dict.fromkeys(("old_logprobs", "values", *STEP_ARRAYS), tokens) | rows
-    known["expert_balance"] = jax.ShapeDtypeStruct(rows["valid"].shape, jnp.float32)
+    known["expert_balance"] = jax.ShapeDtypeStruct(rows["valid"].shape, dtype)
     shape = jax.eval_shape(lambda rows: call(recipe, f"loss.{term.name}", rows), known).shape
-    return term.reduction(rows | {"loss": jnp.zeros(shape, jnp.float32), "mask": _counted(term, rows)}).count
+    return term.reduction(rows | {"loss": jnp.zeros(shape, dtype), "mask": _counted(term, rows)}).count
 
 
 def _diagnostics(rows: dict[str, Leaf]) -> dict[str, Mean]:
@@ -179,4 +180,4 @@ def _named(extremes: dict[str, Leaf]) -> Metrics:
 
 
 def _mean(x: Leaf, mask: Leaf) -> Mean:
-    return Mean(jnp.sum(jnp.where(mask, x, 0)), jnp.sum(mask.astype(jnp.float32)))
+    return Mean(jnp.sum(jnp.where(mask, x, 0)), jnp.sum(mask.astype(x.dtype)))

@@ -10,6 +10,7 @@ import pytest
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.config.schema import OwnModelConfig
 from jaxrl_tok.errors import ConfigError
+from jaxrl_tok.models import TrieModel
 from jaxrl_tok.train import own_model
 from tests.train.processes import RUN
 
@@ -47,6 +48,18 @@ def params_alone(vocab):
 
 def fails(vocab):
     raise ZeroDivisionError("no layers")
+
+class Reads:
+    # knows no tries
+    def __init__(self, model):
+        self.model = model
+
+for name in ("vocab", "logit_cap", "specs", "forward", "head", "for_decoding", "prefill", "empty_cache", "decode"):
+    setattr(Reads, name, property(lambda self, name=name: getattr(self.model, name)))
+
+def apart(vocab):
+    model, params = bag(vocab, 0)
+    return Reads(model), params
 
 number = 7
 """
@@ -98,12 +111,18 @@ def test_settings_of_its_inside_reach_it(tmp_path):
         ("number", (), {}, "expected a Python function with a signature"),
         ("bga", (), {}, "did you mean 'bag'?"),
         ("bag", ("train.remat=full",), {}, "train.remat = full: expected none, as"),
+        ("apart", ("train.share_prefix=tree",), {}, 'train.share_prefix = "tree": expected "prompt", as'),
     ],
 )
 def test_what_it_must_not_be(tmp_path, function, sets, options, line):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, function, *sets, **options)
     assert line in str(error.value) and f"{NAME}:{function}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_are_read_as_tries(tmp_path):
+    assert isinstance(load(tmp_path, "bag", "train.share_prefix=tree")[0], TrieModel)
+    assert load(tmp_path, "apart")[0].vocab == 16
 
 
 def test_a_name_has_two_parts():

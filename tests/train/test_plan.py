@@ -116,6 +116,18 @@ def test_a_critic_is_planned_with_what_is_made_of_the_rewards():
     assert not any(one.error for one in found)
 
 
+@pytest.mark.slow
+def test_tries_are_planned_at_their_longest():
+    """A row of each of two shards holds two prompts with completions that share nothing."""
+    built, _, found = plan.compile_step(RUN, ["train.share_prefix=tree"], "cpu:4")
+    assert not any(one.error for one in found)
+    plain = plan.compile_step(RUN, [], "cpu:4")[2]
+    (tries, without) = (next(one for one in x if one.name == "update") for x in (found, plain))
+    rollout = built.run.rollout
+    size, count = (rollout.prompts // 2 * n for n in (24 + 2 * 40, 2 * 40))
+    assert tries.batch - without.batch > 4 * (3 * size + 3 * count)
+
+
 def test_the_reference_is_held_beside_the_policy():
     step = plan.Step(built_for("recipe=grpo_kl"))
     step._hold(step._state)
