@@ -36,18 +36,18 @@ def stop_table(stops: Sequence[str | bytes], token_bytes: Sequence[bytes]) -> St
         token_bytes: of each id, as `io.tokenizer.token_bytes` gives them.
 
     Raises:
-        ConfigError: a stop string is empty, all of them together are too long for 16-bit states, or `stops` is one
-            string and no sequence of them.
+        ConfigError: a stop string is empty, they have more than 32 767 bytes in all, or `stops` is one string and no
+            sequence of them.
     """
     patterns = _patterns(stops)
     if not patterns:
         return None
     # What contains another pattern is found when that one is. Without it, no pattern ends within a beginning of one.
     patterns = {p for p in patterns if not any(q in p for q in patterns if q != p)}
-    steps = _byte_steps(patterns)
-    if len(steps) > np.iinfo(np.int16).max:
-        raise ConfigError(f"stop strings: {len(steps)} states, at most {np.iinfo(np.int16).max} fit; give shorter ones")
-    return StopTable(_over_tokens(steps, token_bytes))
+    size, most = sum(map(len, patterns)), np.iinfo(np.int16).max
+    if size > most:
+        raise ConfigError(f"stop strings: {size} bytes in all, but the states are 16-bit numbers; give at most {most}")
+    return StopTable(_over_tokens(_byte_steps(patterns), token_bytes))
 
 
 def advance(

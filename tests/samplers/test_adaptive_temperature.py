@@ -66,7 +66,7 @@ def test_what_is_drawn_is_under_the_token_s_temperature():
     temperature = token_temperature(next_token_entropy(logits), base, SCALE, strength=0.5)
     keys = jax.random.split(jax.random.key(0), 40)
     off = jnp.zeros(40, jnp.int32), jnp.ones(40), jnp.zeros(40)
-    tokens, logprobs, _ = draw(keys, adaptive_temperature(logits, SCALE, strength=0.5), base, *off)
+    tokens, logprobs, _ = jax.jit(draw)(keys, adaptive_temperature(logits, SCALE, strength=0.5), base, *off)
     scored = jax.nn.log_softmax(logits[1:] / temperature[1:, None], axis=-1)
     np.testing.assert_allclose(logprobs[1:], scored[np.arange(39), tokens[1:]], rtol=1e-4, atol=1e-5)
     assert temperature[0] == 0 and tokens[0] == LOGITS[0].argmax() and logprobs[0] == 0

@@ -57,7 +57,7 @@ def test_a_forced_token_is_drawn_with_certainty_whatever_its_logits():
     processed = budget(logits, *arrays, tokens=(2,))
     keys = jax.random.split(jax.random.key(0), 3)
     settings = jnp.array([1.0, 0.0, 1.0]), jnp.full(3, 4, jnp.int32), jnp.full(3, 0.9), jnp.full(3, 0.1)
-    tokens, logprobs, thresholds = draw(keys, processed, *settings)
+    tokens, logprobs, thresholds = jax.jit(draw)(keys, processed, *settings)
     assert tokens[:2].tolist() == [2, 2] and logprobs[:2].tolist() == [0, 0]
     assert np.all(np.asarray(thresholds[:2]) == -np.inf)
     np.testing.assert_array_equal(processed[2], logits[2])
