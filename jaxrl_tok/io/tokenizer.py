@@ -3,6 +3,8 @@
 import abc
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
@@ -70,6 +72,10 @@ class Tokenizer(abc.ABC):
     def save(self, folder: str | Path) -> None:
         """Writes a transformers tokenizer folder, which `load` and `AutoTokenizer` read."""
 
+    def backend(self) -> tokenizers.Tokenizer | None:
+        """Returns the tokenizer of the library `tokenizers` that does the work, None where there is none."""
+        return None
+
 
 def characters(alphabet: str) -> Tokenizer:
     """Returns a tokenizer with one token for each character: pad 0, end 1, then the alphabet in its order.
@@ -118,6 +124,31 @@ def wrap(fast: tokenizers.Tokenizer, name: str, **settings: Any) -> Tokenizer:
     return _Wrapped(wrapped, name, (wrapped.eos_token_id,))
 
 
+def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
+    """Returns what each id adds to a text, as UTF-8: the bytes of some ids, joined, are their `decode`, encoded.
+
+    Byte-level BPE, metaspaces with and without a fallback to bytes, and characters are known; a token may end within
+    a character. Special tokens and ids that name no token have no bytes, as in `decode`. One difference: a tokenizer
+    that puts a space before every text drops it again in `decode`, from the start of whatever it is given, while here
+    it is a part of its token.
+
+    Raises:
+        DataError: the tokenizer is not one of the library `tokenizers`, or its decoder is one of those for which a
+            token's text depends on its neighbours.
+    """
+    fast = tokenizer.backend()
+    if fast is None:
+        raise DataError("tokenizer: only those of the library `tokenizers` say which bytes a token stands for")
+    read = _piece_reader(fast.decoder)
+    special = {i for i, token in fast.get_added_tokens_decoder().items() if token.special}
+    vocab = fast.get_vocab(with_added_tokens=True)
+    pieces = [b""] * max(tokenizer.size, 1 + max(vocab.values()))  # ids may have gaps
+    for piece, i in vocab.items():
+        if i not in special:
+            pieces[i] = read(piece)
+    return pieces
+
+
 class _Characters(Tokenizer):
     def __init__(self, alphabet: str):
         if not alphabet:
@@ -151,6 +182,9 @@ class _Characters(Tokenizer):
             clean_up_tokenization_spaces=False,
         )
         wrapped.save_pretrained(folder)
+
+    def backend(self) -> tokenizers.Tokenizer | None:
+        return self._fast
 
 
 class _Wrapped(Tokenizer):
@@ -188,6 +222,9 @@ class _Wrapped(Tokenizer):
 
     def save(self, folder: str | Path) -> None:
         self._wrapped.save_pretrained(folder)
+
+    def backend(self) -> tokenizers.Tokenizer | None:
+        return getattr(self._wrapped, "backend_tokenizer", None)
 
     def _before_text(self) -> list[int]:
         """Returns the tokens that the tokenizer puts before a text when asked for special tokens."""
@@ -247,3 +284,59 @@ def _end_ids(wrapped: Any, folder: Path) -> tuple[int, ...]:
     if not ids:
         raise DataError(f"tokenizer: {folder} names no end token (eos_token in tokenizer_config.json)")
     return tuple(dict.fromkeys(ids))
+
+
+def _piece_reader(decoder: Any) -> Callable[[str], bytes]:
+    """Returns the function from a token as the vocabulary writes it to its bytes."""
+    settings = {} if decoder is None else json.loads(decoder.__getstate__())
+    steps, fused, readers = settings.get("decoders", [settings]), False, []
+    for step in steps:
+        kind = step.get("type")
+        fused |= kind == "Fuse"
+        if kind in _READERS:
+            readers.append(_READERS[kind](step))
+        elif kind == "Replace" and "String" in step["pattern"]:
+            readers.append(_replace(step["pattern"]["String"], step["content"]))
+        elif kind != "Fuse" and not (kind == "Strip" and fused):  # which is about the ends of the text alone
+            raise DataError(f"tokenizer: a token has no bytes of its own with the decoder {kind}; known: {_KNOWN}")
+
+    def read(piece: str) -> bytes:
+        text: str | bytes = piece
+        for reader in readers:
+            text = reader(text) if isinstance(text, str) else text
+        return text.encode() if isinstance(text, str) else text
+
+    return read
+
+
+def _replace(old: str, new: str) -> Callable[[str], str]:
+    return lambda text: text.replace(old, new)
+
+
+def _read_fallback(text: str) -> str | bytes:
+    return bytes.fromhex(text[3:5]) if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", text) else text
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Returns the byte that each character of a byte-level vocabulary stands for."""
+    # GPT-2's: a printable character of Latin-1 is its own byte, the others are moved, in order, to U+0100 and on.
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(0x100) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(0x100 + i): byte for i, byte in enumerate(moved)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _read_byte_level(text: str) -> bytes:
+    # An added token need not be written in the alphabet; then it is what it says.
+    return bytes(_BYTES[c] for c in text) if all(c in _BYTES for c in text) else text.encode()
+
+
+# By the decoder's name: from its settings to what reads a token.
+_READERS: dict[str, Callable[[dict[str, Any]], Callable[[str], str | bytes]]] = {
+    "ByteLevel": lambda step: _read_byte_level,
+    "ByteFallback": lambda step: _read_fallback,
+    "Metaspace": lambda step: _replace(step["replacement"], " "),
+}
+_KNOWN = "ByteLevel, ByteFallback, Metaspace, Replace, Fuse"

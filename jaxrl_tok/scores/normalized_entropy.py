@@ -1,10 +1,20 @@
 """Entropies on a scale from -1 to 1."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrl_tok import masked
+
+
+class EntropyScale(NamedTuple):
+    """Log-entropies of a batch: the one with the value 0, and how far others lie below and above it."""
+
+    pivot: Array  # f32[]
+    low: Array  # f32[], of the smallest less the pivot, at most 0
+    high: Array  # f32[], of the largest less the pivot, at least 0
 
 
 def normalized_entropy(
@@ -26,11 +36,36 @@ def normalized_entropy(
     none is below 0. Equal entropies give 0, masked tokens too. Carries no gradient. The batch is the whole one
     under `jit` on a mesh; inside `shard_map` the shard, or with `axis_name` all shards.
     """
-    log_entropy = jnp.log(jnp.maximum(jnp.where(mask, jax.lax.stop_gradient(entropy), 1), 1e-8))
+    scale = entropy_scale(entropy, mask, quantile=quantile, axis_name=axis_name)
+    return jnp.where(mask, on_scale(jnp.where(mask, entropy, 1), scale, as_released=as_released), 0)
+
+
+def entropy_scale(
+    entropy: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    quantile: float = 0.8,
+    axis_name: str | None = None,
+) -> EntropyScale:
+    """Returns the scale of a batch, as in `normalized_entropy`; all 0 for a batch without a token."""
+    log_entropy = _log(jnp.where(mask, entropy, 1))
     values, trained = log_entropy.reshape(1, -1), mask.reshape(1, -1)
     pivot = masked.quantile(values, trained, quantile, method="nearest", axis_name=axis_name)
-    centred = jnp.where(mask, log_entropy - pivot, 0)
-    low, high = masked.bounds(centred, mask, axis_name=axis_name)
-    above = jnp.minimum(centred / jnp.where(high > 0, high, 1), 1)
-    below = jnp.maximum(centred / jnp.where(low < 0, -low, 1), -1)  # a division may be rounded beyond its end
+    low, high = masked.bounds(jnp.where(mask, log_entropy - pivot, 0), mask, axis_name=axis_name)
+    return EntropyScale(pivot[0, 0], low, high)
+
+
+def on_scale(entropy: Float[Array, "*S"], scale: EntropyScale, *, as_released: bool = False) -> Float[Array, "*S"]:
+    """Places entropies, of the scale's batch or of another one, on it; what lies beyond an end is put there.
+
+    A side without extent gives 0: with a scale of zeros every entropy does.
+    """
+    centred = _log(entropy) - scale.pivot
+    # A division may be rounded beyond its end, too.
+    above = jnp.minimum(centred / jnp.where(scale.high > 0, scale.high, jnp.inf), 1)
+    below = jnp.maximum(centred / jnp.where(scale.low < 0, -scale.low, jnp.inf), -1)
     return jnp.where(centred > 0, above, -below if as_released else below)
+
+
+def _log(entropy: Array) -> Array:
+    return jnp.log(jnp.maximum(jax.lax.stop_gradient(entropy), 1e-8))

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxrl_tok.scores import normalized_entropy
+from jaxrl_tok.scores.normalized_entropy import EntropyScale, entropy_scale, on_scale
 from tests.conformance.fields import mesh, step
 from tests.oracles import weights as oracle
 
@@ -49,3 +50,22 @@ def test_over_shards():
     method = partial(normalized_entropy, axis_name="data")
     sharded = jax.shard_map(method, mesh=mesh(), in_specs=spec, out_specs=spec)
     np.testing.assert_allclose(jax.jit(sharded)(*arrays), METHOD(*arrays), rtol=1e-6)
+
+
+def test_entropies_of_another_batch_lie_on_the_scale_or_at_its_ends():
+    """Of the logarithms 0 to 4 above: 0 at 3, one end 3 below it and the other 1 above."""
+    scale = entropy_scale(jnp.exp(jnp.arange(5.0)).reshape(1, 5), jnp.ones((1, 5), bool))
+    np.testing.assert_allclose(scale, (3, -3, 1), rtol=1e-6)
+    others = jnp.exp(jnp.array([-5.0, 1.5, 3.0, 3.5, 9.0]))
+    np.testing.assert_allclose(on_scale(others, scale), [-1, -0.5, 0, 0.5, 1], atol=1e-6)
+    np.testing.assert_allclose(on_scale(others, scale, as_released=True), [1, 0.5, 0, 0.5, 1], atol=1e-6)
+
+
+def test_a_side_without_extent_has_nothing_but_0():
+    others = jnp.array([0.0, 0.5, 2.0])
+    np.testing.assert_array_equal(on_scale(others, EntropyScale(*jnp.zeros(3))), [0, 0, 0])
+    np.testing.assert_array_equal(
+        on_scale(others, EntropyScale(*jnp.array([0.0, -1.0, 0.0]))) == 0, [False, False, True]
+    )
+    empty = entropy_scale(jnp.full((1, 2), jnp.nan), jnp.zeros((1, 2), bool))
+    np.testing.assert_array_equal(empty, (0, 0, 0))
