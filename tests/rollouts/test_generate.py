@@ -119,6 +119,16 @@ def test_steps_differ_and_samples_differ():
     assert (a.tokens[:, 0] != a.tokens[:, 1]).any(axis=-1).mean() > 0.8
 
 
+def test_each_position_draws_anew():
+    """Where all tokens are as likely at every position, a completion's tokens differ by their keys alone."""
+    weights, prompts = WEIGHTS | {"head": jnp.zeros_like(WEIGHTS["head"])}, tiny.prompts(2, SIZE)
+    keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(GROUP))
+    asked = tiny.sampling((2, GROUP), LIMIT)
+    options = {"max_tokens": LIMIT, "end_ids": (), "slots": 4}
+    rollouts, _ = jax.jit(lambda: generate(weights, MODEL, prompts, keys, asked, **options))()
+    assert all(len({*row}) > LIMIT // 2 for row in np.asarray(rollouts.tokens).reshape(-1, LIMIT))
+
+
 def test_keys_differ_by_each_part_and_by_nothing_else():
     def bits(seed=0, stream=0, step=0, ids=(4, 9), samples=(0, 1)):
         keys = request_keys(
