@@ -69,6 +69,18 @@ class Rollouts:
 
 
 @pytree
+class Sampled:
+    """What a method of rollouts gives for one batch of prompts.
+
+    A completion without a token does not exist: a tree has fewer leaves where its nodes end early.
+    """
+
+    rollouts: Rollouts
+    fields: dict[str, Leaf]  # besides, by their names in docs/notation.md, [P, ...]
+    tokens: Leaf  # i32[P], how many were sampled: what several completions share counts once
+
+
+@pytree
 class Batch:
     """What the step stage reads: whole groups, rows still `[P, G, ...]`."""
 

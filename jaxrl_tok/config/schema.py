@@ -160,6 +160,8 @@ class RecipeConfig(Section):
     """Name of the recipe. Its file's own name unless given."""
     source: Literal["rollout", "answers"] = "rollout"
     """What is trained on: sampled completions, or the data's worked answers."""
+    rollout: Method | None = None
+    """How completions are sampled where they are not independent: as a tree, or with others from states inside."""
     advantage: Method | None = None
     """What credit each token gets."""
     reshape: Method | None = None

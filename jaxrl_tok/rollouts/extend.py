@@ -157,7 +157,8 @@ def extend(
     wanted = requests.wanted
     order, total = None, jnp.int32(count)
     if wanted is not None and not keep:
-        order = jnp.argsort(~wanted, stable=True).astype(jnp.int32)
+        place = jnp.where(wanted, jnp.cumsum(wanted, dtype=jnp.int32) - 1, count)  # out of range = dropped
+        order = jnp.zeros_like(place).at[place].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
         total = jnp.sum(wanted, dtype=jnp.int32)
     state = _start(engine, requests, slots, size, order, total, entropy)
     body = functools.partial(

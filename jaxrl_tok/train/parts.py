@@ -1,14 +1,20 @@
-"""What a run puts around its model: adapters, a value head. Which of its parameters are whose."""
+"""What a run puts around its model: adapters, a value head, rollouts of a kind. Which of its parameters are whose."""
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from jax.sharding import Mesh
 
 from jaxrl_tok import models
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.models import params as model_params
+from jaxrl_tok.rollouts import CHECKS
+from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import CRITIC_ARRAYS, Recipe
-from jaxrl_tok.types import TrainState
+from jaxrl_tok.types import Sampled, TrainState
 
 
 def with_parts(base: models.Model, run: Run) -> models.Model:
@@ -41,6 +47,24 @@ def check_critic(run: Run, recipe: Recipe) -> None:
         raise ConfigError(
             f'critic.trunk = "{run.critic.trunk}": recipe {run.recipe.name} reads no values; expected "off"'
         )
+
+
+def method_of(
+    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, decoding: Mapping[str, Any]
+) -> Callable[..., Sampled] | None:
+    """Returns the program of the recipe's rollouts, None for independent completions.
+
+    Raises:
+      ConfigError: they do not fit into the run.
+    """
+    how = recipe.rollout
+    if how is None:
+        return None
+    try:
+        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, **how.own)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {run.recipe.name}: rollout = {how.name!r}: {error}") from None
+    return programs.method_program(functools.partial(how.fn, **how.own), model, mesh, **decoding)
 
 
 def policy_of(model: models.Model) -> models.Model:
