@@ -7,10 +7,12 @@ keeps once more, so that of a completion nothing but its keys and values has to 
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok import models
@@ -19,6 +21,15 @@ from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
 
 # Forks draw the keys of their branches from numbers that no position of a token has.
 FORK = 1 << 30
+
+
+# Says which tokens of the vocabulary have a piece of text in theirs: bool[V], on the host.
+Contains = Callable[[str], np.ndarray]
+
+
+def nothing_contains(text: str) -> np.ndarray:
+    """What is known of tokens without a tokenizer."""
+    return np.zeros(0, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Engine:
     end_ids: tuple[int, ...]
     slots: int  # decoded at once, where nothing has to be kept
     axis_name: str | tuple[str, ...] | None = None
+    contains: Contains = nothing_contains
 
     @classmethod
     def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer, Key
 
 from jaxrl_tok import models
-from jaxrl_tok.rollouts.extend import Engine, extend, from_prompts
+from jaxrl_tok.rollouts.extend import Engine, Extended, extend, from_prompts
 from jaxrl_tok.types import Prompts, Rollouts, Sampling
 
 
@@ -56,14 +56,18 @@ def generate(
     prompt_of = jnp.arange(count * group, dtype=jnp.int32) // group
     requests = from_prompts(engine, prompt_of, flat_keys, flat_sampling)
     done = extend(engine, requests, max_tokens, refill=refill)
-    shape = (count, group, max_tokens)
-    mask = jnp.arange(max_tokens)[None] < done.lengths[:, None]
-    rollouts = Rollouts(
-        tokens=done.tokens.reshape(shape),
-        mask=mask.reshape(shape),
-        truncated=~done.ended.reshape(count, group),
-        sampler_logprobs=done.logprobs.reshape(shape),
-        keep_thresholds=done.thresholds.reshape(shape),
+    return as_rollouts(done, sampling), done.steps
+
+
+def as_rollouts(done: Extended, sampling: Sampling) -> Rollouts:
+    """Returns what was sampled of prompts, all of it, by their groups: `sampling` is `[P, G]`."""
+    group, size = sampling.temperature.shape, done.tokens.shape[1]
+    mask = jnp.arange(size)[None] < done.lengths[:, None]
+    return Rollouts(
+        tokens=done.tokens.reshape(*group, size),
+        mask=mask.reshape(*group, size),
+        truncated=~done.ended.reshape(group),
+        sampler_logprobs=done.logprobs.reshape(*group, size),
+        keep_thresholds=done.thresholds.reshape(*group, size),
         temperature=sampling.temperature,
     )
-    return rollouts, done.steps

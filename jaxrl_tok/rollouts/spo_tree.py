@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts.extend import Engine, Extended, Requests, extend, fork, from_prompts
+from jaxrl_tok.rollouts.extend import Contains, Engine, Extended, Requests, extend, fork, from_prompts
 from jaxrl_tok.types import Leaf, Rollouts, Sampled, Sampling
 
 # `node_rewards` are made of the others and of the rewards.
@@ -17,7 +17,12 @@ SUPPLIES = frozenset({"node_ids", "node_parents", "node_rewards", "multiplicity"
 
 
 def check(
-    group: int, max_tokens: int, *, branches: list[int] | tuple[int, ...] = (6, 6, 6), segment_tokens: int = 100
+    group: int,
+    max_tokens: int,
+    contains: Contains,
+    *,
+    branches: list[int] | tuple[int, ...] = (6, 6, 6),
+    segment_tokens: int = 100,
 ) -> None:
     """Refuses a tree that is none, or does not fit into a run.
 

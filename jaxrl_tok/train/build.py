@@ -147,7 +147,7 @@ def build(
         warmup=warmup,
         main=main,
         rollout=programs.rollout_program(model, mesh, **decoding),
-        method=parts.method_of(run, main.recipe, model, mesh, decoding),
+        method=parts.method_of(run, main.recipe, model, mesh, tokenizer, decoding),
         score=score,
         score_reference=score if reference == model else programs.score_program(reference, mesh),
         distances=programs.distances_program(model, reference, mesh),

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
-from jaxrl_tok.rollouts.extend import Engine
+from jaxrl_tok.rollouts.extend import Contains, Engine, nothing_contains
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.sharding.rules import ROLLOUT_RULES, param_shardings
@@ -67,18 +67,22 @@ def method_program(
     end_ids: tuple[int, ...],
     slots: int,
     dtype: str | None = None,
+    contains: Contains = nothing_contains,
 ) -> Callable[..., Sampled]:
     """Returns `f(params, prompts, sampling, stream, step) -> Sampled`: rollouts by a method of `rollouts/`.
 
-    As `rollout_program`; at least one slot a shard.
+    As `rollout_program`; at least one slot a shard. `contains` is what methods know of the tokens' texts.
     """
     manual, shards = _manual(mesh), batch_shards(mesh)
 
     def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Sampled:
         group = sampling.limit.shape[1]
         keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
-        how: dict[str, Any] = {"end_ids": end_ids, "slots": -(-slots // shards), "axis_name": manual or None}
-        return method(Engine.read(params, model, prompts, max_tokens=max_tokens, **how), keys, sampling)
+        engine = Engine.read(
+            params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards),
+            axis_name=manual or None, contains=contains,
+        )  # fmt: skip
+        return method(engine, keys, sampling)
 
     return compiled(_by_shard(sample, model, mesh, dtype), mesh)
 

@@ -53,7 +53,7 @@ WITH_PART = {
     "experts": (set[str](), EXPERT_ARRAYS),
 }
 
-# What the methods of rollouts supply besides; of one place for each token, or one for each prompt's tree.
+# What of that which methods of rollouts supply the step can read too: what has a place for each token.
 IN_STEP = frozenset({"multiplicity", "segment_ids"})
 
 # What the arrays that it cannot supply, or not without such a part, would have to come from.

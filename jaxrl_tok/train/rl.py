@@ -13,6 +13,7 @@ from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train import parts
 from jaxrl_tok.train.build import Stage, sampling
 from jaxrl_tok.train.evaluate import completion_texts, repeat
+from jaxrl_tok.train.probes import state_values
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
@@ -36,10 +37,12 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     # The scoring passes run on the device while the rewards run in their processes.
     scored = _scores(loop, stage, prompts, rollouts)
     rewards, texts = _rewards(loop, stage, questions, host)
+    known = sampled.fields | scored
+    if sampled.probes is not None:
+        values = state_values(loop, questions, host, to_host(sampled.probes))
+        known |= shard_batch({"state_values": values}, loop.built.mesh)
     clock.lap("time/reward")
-    batch = loop.assembled(
-        stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, sampled.fields | scored, step)
-    )
+    batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, known, step))
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")

@@ -9,7 +9,7 @@ from jaxrl_tok.config.load import load_run
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.io.metrics import read_lines
 from jaxrl_tok.train import plan, session, show
-from tests.e2e.command import train, write
+from tests.e2e.command import BUILT, built_once, train, write
 
 # optax and the loop's host code are not written for strict promotion.
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -59,6 +59,27 @@ def test_a_run_on_trees_goes_on_as_if_it_had_not_stopped(trees, tmp_path):
     assert lines(folder)[1:] == steps
 
 
+CHAIN = ("recipe=spo_chain", "recipe.rollout.interval=3")
+VINE = ("recipe=vine_ppo", "recipe.rollout.separator==")
+PROBED = ("recipe.rollout.samples=2", "recipe.rollout.segments=3", "run.steps=2")
+
+
+@pytest.mark.parametrize("sets", [CHAIN, pytest.param(VINE, marks=pytest.mark.slow)], ids=["spo_chain", "vine_ppo"])
+def test_a_run_on_values_of_rollouts_learns_and_compiles_once(sets, tmp_path, monkeypatch):
+    built_once(monkeypatch)
+    BUILT.clear()
+    steps = finished(tmp_path / "run", *SMALL, *PROBED, *sets)
+    assert len(steps) == 2 and all(np.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in steps)
+    # 16 completions; rollouts from inside are no completions, but their tokens count.
+    written = lines(tmp_path / "run", "completions")
+    assert [step["rewards/length/scored"] for step in steps] == [16, 16] and len(written) == 32
+    own = 16 * steps[0]["completions/mean_length"] + 4 * 16
+    assert own < steps[0]["num_tokens"] < 8 * own
+    assert len({row["advantage"] for row in written}) > 8
+    (built,) = BUILT.values()
+    assert [program._cache_size() for program in (built.method, built.main.assemble, built.main.update)] == [1, 1, 1]
+
+
 def described(folder, *sets):
     with contextlib.chdir(folder):
         return show.show(folder / "run.toml", [*SMALL, *sets])
@@ -79,11 +100,12 @@ def test_show_names_the_rollouts(tmp_path):
         (("recipe.rollout.branch=[2]",), "rollout: spo_tree has no hyperparameter 'branch'; did you mean 'branches'?"),
         (("recipe.rollout.branches=2",), "rollout: spo_tree: branches = 2 must be"),
         (("advantage=vine_ppo",), "it needs a segmenter, rollouts from the states between segments"),
+        (("recipe=vine_ppo",), r"separator = '\n': expected text that some token of the vocabulary has in it"),
     ],
 )
 def test_rollouts_that_cannot_be_are_refused_at_load(sets, words, tmp_path):
     with pytest.raises(ConfigError) as error:
-        described(write(tmp_path / "run"), *TREE, *sets)
+        described(write(tmp_path / "run"), *(TREE if "recipe=vine_ppo" not in sets else ()), *sets)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 

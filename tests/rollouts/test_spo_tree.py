@@ -11,7 +11,7 @@ import pytest
 from jaxrl_tok.advantages import spo_tree as advantages_of
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.rollouts import CHECKS
-from jaxrl_tok.rollouts.extend import Engine
+from jaxrl_tok.rollouts.extend import Engine, nothing_contains
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.rollouts.spo_tree import check, spo_tree
 from jaxrl_tok.scores import leaf_rewards
@@ -21,6 +21,7 @@ from jaxrl_tok.train.programs import method_program
 from jaxrl_tok.train.score import score
 from jaxrl_tok.types import Prompts
 from tests import tiny
+from tests.rollouts.toy import chi_square, toy
 
 SLOW = pytest.mark.slow
 PROMPTS, SIZE, LIMIT, ENDS, SEGMENT = 4, 5, 10, (0, 1, 2), 3
@@ -164,29 +165,6 @@ def test_advantages_of_siblings_add_up_to_nothing_and_of_a_path_to_its_gain():
         np.testing.assert_allclose([*gains.values()], gains[0], atol=1e-5)  # the value of the root
 
 
-@functools.cache
-def toy():
-    """A vocabulary of three with one end, completions of up to three tokens: 15 of them. Their probabilities."""
-    model = tiny.model(vocab=3, layers=1, tied=False)
-    weights = tiny.weights(model)
-    texts = [t for n in (1, 2, 3) for t in itertools.product(range(3), repeat=n)]
-    texts = [t for t in texts if 0 not in t[:-1] and (len(t) == 3 or t[-1] == 0)]
-    tokens = np.zeros((1, len(texts), 3), np.int32)
-    for i, text in enumerate(texts):
-        tokens[0, i, : len(text)] = text
-    mask = np.arange(3) < np.array([[len(text)] for text in texts])
-    prompt = jnp.array([[1, 2, 1]], jnp.int32), jnp.array([3], jnp.int32)
-    arrays = jnp.asarray(tokens), jnp.asarray(mask)[None], jnp.ones((1, len(texts)), jnp.float32)
-    scored = jax.jit(score, static_argnums=1)(weights, model, Prompts(*prompt, jnp.zeros(1, jnp.int32)), *arrays)
-    logprobs = np.where(mask, np.asarray(scored.logprobs, np.float64)[0], 0).sum(-1)
-    return model, weights, prompt, {text: np.exp(x) for text, x in zip(texts, logprobs, strict=True)}
-
-
-def chi_square(counts, probabilities, total):
-    assert abs(sum(probabilities.values()) - 1) < 1e-5 and min(probabilities.values()) * total > 5
-    return sum((counts.get(t, 0) - total * p) ** 2 / (total * p) for t, p in probabilities.items())
-
-
 def test_each_leaf_is_distributed_as_an_independent_completion():
     """One leaf of each tree, so that the draws are independent; a leaf that does not exist is that of its node."""
     model, weights, (tokens, lengths), probabilities = toy()
@@ -220,8 +198,8 @@ def test_each_leaf_is_distributed_as_an_independent_completion():
 )
 def test_a_tree_that_does_not_fit_is_refused(group, tokens, hyper, words):
     with pytest.raises(ConfigError) as error:
-        check(group, tokens, **hyper)
+        check(group, tokens, nothing_contains, **hyper)
     assert words in str(error.value) and "\n" not in str(error.value)
-    check(216, 201)
-    check(5, 1, branches=[5])
+    check(216, 201, nothing_contains)
+    check(5, 1, nothing_contains, branches=[5])
     assert CHECKS["spo_tree"] is check
