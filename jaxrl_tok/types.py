@@ -94,6 +94,28 @@ class Tries:
 
 
 @pytree
+class Probes:
+    """K rollouts each from M states inside of each completion. Their rewards are values and no completion's."""
+
+    cuts: Leaf  # i32[P, G, M], tokens of the completion before the state, -1 = no such state
+    tokens: Leaf  # i32[P, G, M, K, T]
+    lengths: Leaf  # i32[P, G, M, K], 0 = not sampled
+
+
+@pytree
+class Sampled:
+    """What a method of rollouts gives for one batch of prompts.
+
+    A completion without a token does not exist: a tree has fewer leaves where its nodes end early.
+    """
+
+    rollouts: Rollouts
+    fields: dict[str, Leaf]  # besides, by their names in docs/notation.md, [P, ...]
+    tokens: Leaf  # i32[P], how many were sampled: what several completions share counts once
+    probes: Any = None  # Probes
+
+
+@pytree
 class Batch:
     """What the step stage reads: whole groups, rows still `[P, G, ...]`."""
 

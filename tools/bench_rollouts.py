@@ -102,7 +102,7 @@ def measure(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float
 
 def main() -> int:
     """Prints a table a shape."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="star,tree", help="shapes, with commas between")
     options = parser.parse_args()

@@ -15,6 +15,7 @@ def spo_whiten(
     old_logprobs: Float[Array, "P G T"],
     mask: Bool[Array, "P G T"],
     valid: Bool[Array, "P G"] | None = None,
+    multiplicity: Float[Array, "P G T"] | None = None,
     *,
     threshold: float = 0.9,
     skip_zero: bool = False,
@@ -29,8 +30,8 @@ def spo_whiten(
     - 1. The other trained tokens are shifted and scaled too, and taken out of the loss by `probability_mask`. With no
     uncertain token in the batch the statistics are those of all. `skip_zero`: tokens whose advantage is exactly 0 are
     no samples and stay 0, as in SPO-tree's code, which drops such segments before it whitens. A token that several
-    completions share counts once for each. The batch is the whole one under `jit` on a mesh; inside `shard_map` the
-    shard, or with `axis_name` all shards.
+    completions of a tree share counts once: it has the weight 1 / multiplicity in all sums. The batch is the whole one
+    under `jit` on a mesh; inside `shard_map` the shard, or with `axis_name` all shards.
 
     Raises:
         ConfigError: `threshold` is not positive.
@@ -46,8 +47,11 @@ def spo_whiten(
     some = masked.count(uncertain, advantages, axis_name=axis_name) > 0
     sample = jnp.where(some, uncertain, mask)
     low, high = masked.bounds(jax.lax.stop_gradient(advantages), mask, axis_name=axis_name)
-    mean = masked.mean(advantages, sample, axis_name=axis_name)
-    n = masked.count(sample, advantages, axis_name=axis_name)
-    variance = masked.total((jnp.where(sample, advantages, 0) - mean) ** 2, sample, axis_name=axis_name)
+    share = jnp.ones_like(advantages)
+    if multiplicity is not None:
+        share = 1 / jnp.maximum(jnp.where(sample, multiplicity, 1), 1)
+    n = masked.total(share, sample, axis_name=axis_name)
+    mean = masked.total(share * jnp.where(sample, advantages, 0), sample, axis_name=axis_name) / jnp.where(n > 0, n, 1)
+    variance = masked.total(share * (jnp.where(sample, advantages, 0) - mean) ** 2, sample, axis_name=axis_name)
     scale = jax.lax.rsqrt(variance / jnp.maximum(n - 1, 1) + eps)
     return jnp.where(mask & (low < high), (jnp.where(mask, advantages, 0) - mean) * scale, 0)

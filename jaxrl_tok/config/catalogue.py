@@ -105,6 +105,8 @@ def _written(value: Any) -> str:
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return repr([*value])
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 

@@ -112,7 +112,7 @@ def _is_slot(path: Keys) -> bool:
         if path[: len(place)] == place:
             match path[len(place) :]:
                 case (slot,):
-                    return slot in SLOTS
+                    return slot in ("rollout", *SLOTS)
                 case ("loss", _) | ("loss", _, "reduction"):
                     return True
     return False

@@ -27,7 +27,7 @@ def recipe_problems(recipe: RecipeConfig) -> list[Problem]:
     if recipe.source == "rollout":
         return []
     text = 'a recipe with source = "answers" has no rollouts and no rewards; leave it out'
-    return [((slot,), text) for slot in SLOTS if getattr(recipe, slot) is not None]
+    return [((slot,), text) for slot in ("rollout", *SLOTS) if getattr(recipe, slot) is not None]
 
 
 def run_problems(run: Run) -> list[Problem]:

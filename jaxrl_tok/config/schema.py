@@ -106,7 +106,7 @@ class RolloutSection(Section):
     max_tokens: Count = 64
     """Longest completion, in tokens (T)."""
     slots: Natural = 0
-    """Completions decoded at once on all devices; 0 = all (P * G)."""
+    """Completions decoded at once on all devices; 0 = all (P * G). Those that others branch from are free of it."""
     scan_layers: bool = False
     """Decode by a loop over layers: compiles in a fraction of the time where there are many of them."""
     temperature: Positive = 1.0
@@ -160,6 +160,8 @@ class RecipeConfig(Section):
     """Name of the recipe. Its file's own name unless given."""
     source: Literal["rollout", "answers"] = "rollout"
     """What is trained on: sampled completions, or the data's worked answers."""
+    rollout: Method | None = None
+    """How completions are sampled where they are not independent: as a tree, or with others from states inside."""
     advantage: Method | None = None
     """What credit each token gets."""
     reshape: Method | None = None

@@ -51,7 +51,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "sampling/importance_sampling_ratio/min": ("smallest ratio of scored to sampled probability", "ratio"),
     "sampling/importance_sampling_ratio/mean": ("mean ratio over tokens", "ratio"),
     "sampling/importance_sampling_ratio/max": ("largest ratio", "ratio"),
-    "num_tokens": ("prompt and completion tokens since the run began", "tokens"),
+    "num_tokens": (
+        "prompt and completion tokens since the run began; what branches share counts once, rollouts for values too",
+        "tokens",
+    ),
     "eval/greedy": ("held-out questions that the greedy completion answers", "share of questions"),
     "eval/avg@{k}": ("share of k samples that are right, mean over held-out questions", "share of samples"),
     "eval/pass@{k}": ("chance that one of k samples is right, unbiased", "share of questions"),

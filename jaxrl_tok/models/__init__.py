@@ -2,6 +2,7 @@
 
 from jaxrl_tok.models.architecture import Architecture as Architecture
 from jaxrl_tok.models.cache import KVCache as KVCache
+from jaxrl_tok.models.cache import Level as Level
 from jaxrl_tok.models.heads import Critic as Critic
 from jaxrl_tok.models.heads import RewardModel as RewardModel
 from jaxrl_tok.models.lora import Lora as Lora

@@ -1,4 +1,4 @@
-"""Keys and values of what was already read."""
+"""Keys and values of what was already read, and which of them a slot sees."""
 
 from typing import Any
 
@@ -38,6 +38,29 @@ class KVCache:
     def of(self, layer: Leaf) -> "KVCache":
         """Returns one of the layers; None = the only one."""
         return self if layer is None else KVCache(self.k[layer], self.v[layer])
+
+
+@pytree
+class Level:
+    """What several slots read and none of them writes: prompts, or completions that others go on from.
+
+    A slot sees the entries `start <= number < end` of one row, as so many tokens before its own. Of a prompt, padded
+    on the left, these are the last ones; of a completion the first.
+    """
+
+    cache: Any  # of the model: what `prefill` or `decode` returned
+    row: Leaf  # i32[B]
+    start: Leaf  # i32[B]
+    end: Leaf  # i32[B]
+
+    def of(self, index: Leaf) -> "Level":
+        """Returns the level as it is for an index of its slots."""
+        return Level(self.cache, self.row[index], self.start[index], self.end[index])
+
+    @property
+    def lengths(self) -> Leaf:
+        """How many tokens each slot sees of it."""
+        return self.end - self.start
 
 
 def _of(layer: Leaf, *index: Any) -> tuple[Any, ...]:

@@ -6,7 +6,8 @@ B slots, D model, K key/value heads, M query heads of one key/value head, H head
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -201,32 +202,52 @@ def trie_attention(
     return per_shard(attend, (q, k, v, ends, positions), (queries, KEYS, KEYS, rows, rows), queries)
 
 
+class Shared(NamedTuple):
+    """Keys and values that a slot does not own; it sees those numbered from `start` to before `end`."""
+
+    k: Float[Array, "B K S H"]
+    v: Float[Array, "B K S H"]
+    start: Int[Array, " B"]
+    end: Int[Array, " B"]
+
+
 def decode_attention(
     q: Float[Array, "B K M H"],
     k: Float[Array, "B K T H"],
     v: Float[Array, "B K T H"],
     at: Int[Array, " B"],
-    prompt_k: Float[Array, "B K S H"],
-    prompt_v: Float[Array, "B K S H"],
-    lengths: Int[Array, " B"],
+    shared: Sequence[Shared] = (),
     how: Attention = Attention(),
 ) -> Float[Array, "B K M H"]:
-    """Attention of one new token a slot, number `at` of its completion, over the prompt and what came before."""
+    """Attention of one new token a slot, number `at` of its own, over these and over what is shared before them.
+
+    What a slot sees of each shared part stands, as a text does, before what it sees of the next one.
+    """
     q = q * jnp.asarray(q.shape[-1] ** -0.5 if how.scale is None else how.scale, q.dtype)
-    own = jnp.einsum("BKMH,BKTH->BKMT", q, k, preferred_element_type=jnp.float32)
-    shared = jnp.einsum("BKMH,BKSH->BKMS", q, prompt_k, preferred_element_type=jnp.float32)
-    if how.soft_cap is not None:
-        own, shared = (how.soft_cap * jnp.tanh(s / how.soft_cap) for s in (own, shared))
     ago = at[:, None] - jnp.arange(k.shape[2])[None]
-    prompt_seen = _prompt_seen(prompt_k.shape[2], lengths)
-    own_seen = ago >= 0
-    if how.window is not None:
-        own_seen &= ago < how.window
-        prompt_seen &= (at[:, None] + prompt_k.shape[2] - jnp.arange(prompt_k.shape[2])[None]) < how.window
-    own = jnp.where(own_seen[:, None, None], own, NEG)
-    shared = jnp.where(prompt_seen[:, None, None], shared, NEG)
-    own, shared = (w.astype(v.dtype) for w in _softmax([own, shared]))
-    return jnp.einsum("BKMT,BKTH->BKMH", own, v) + jnp.einsum("BKMS,BKSH->BKMH", shared, prompt_v)
+    parts, seen, after = [_scores(q, k, how)], [_in_window(ago >= 0, ago, how)], at
+    for part in reversed(shared):
+        number = jnp.arange(part.k.shape[2])[None]
+        here = (number >= part.start[:, None]) & (number < part.end[:, None])
+        parts.append(_scores(q, part.k, how))
+        seen.append(_in_window(here, (after + part.end)[:, None] - number, how))
+        after = after + part.end - part.start
+    values = [v, *(part.v for part in reversed(shared))]
+    masked = [jnp.where(here[:, None, None], part, NEG) for part, here in zip(parts, seen, strict=True)]
+    mixed = [
+        jnp.einsum("BKMT,BKTH->BKMH", weights.astype(v.dtype), x)
+        for weights, x in zip(_softmax(masked), values, strict=True)
+    ]
+    return functools.reduce(jnp.add, mixed)
+
+
+def _scores(q: Array, k: Array, how: Attention) -> Array:
+    scores = jnp.einsum("BKMH,BKTH->BKMT", q, k, preferred_element_type=jnp.float32)
+    return scores if how.soft_cap is None else how.soft_cap * jnp.tanh(scores / how.soft_cap)
+
+
+def _in_window(seen: Array, ago: Array, how: Attention) -> Array:
+    return seen if how.window is None else seen & (ago < how.window)
 
 
 def _prompt_seen(size: int, lengths: Int[Array, " B"]) -> Bool[Array, "B S"]:

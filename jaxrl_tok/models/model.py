@@ -4,6 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrl_tok.models.cache import Level
 from jaxrl_tok.types import Leaf, Tries, pytree
 
 Params = Any
@@ -76,12 +77,13 @@ class Model(Protocol):
         tokens: Int[Array, " B"],
         at: Int[Array, " B"],
         cache: Caches,
-        prompt_cache: Caches,
-        prompt_of: Int[Array, " B"],
-        lengths: Int[Array, " P"],
+        levels: tuple[Level, ...],
         /,
     ) -> tuple[Float[Array, "B D"], Caches]:
-        """Feeds each slot its token number `at`; returns the hidden states and the longer cache."""
+        """Feeds each slot its token number `at`, which follows what it sees of the levels, the prompt's first.
+
+        Returns the hidden states and the longer cache.
+        """
         ...
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok.errors import ConfigError, nearest
+from jaxrl_tok.models.cache import Level
 from jaxrl_tok.models.model import Caches, Hidden, Params
 from jaxrl_tok.models.params import ParamSpec
 from jaxrl_tok.types import Tries
@@ -119,22 +120,22 @@ class RowModel:
         tokens: Int[Array, " B"],
         at: Int[Array, " B"],
         cache: Caches,
-        prompt_cache: Caches,
-        prompt_of: Int[Array, " B"],
-        lengths: Int[Array, " P"],
+        levels: tuple[Level, ...],
     ) -> tuple[Float[Array, "B D"], Caches]:
-        """Feeds each slot its token number `at`; see `Model`."""
-        lengths = lengths[prompt_of]
+        """Feeds each slot its token number `at`; see `Model`. What the slot sees is joined to one row, with holes."""
+        slots = jnp.arange(len(at))
         if self.cached is None:
-            slots, size = jnp.arange(len(at)), prompt_cache.shape[1]
             cache = cache.at[slots, at].set(tokens)
-            row = jnp.concatenate([prompt_cache[prompt_of], cache], axis=1)
-            return self._whole(weights, row, lengths, size)[slots, size + at], cache
-        size = jax.tree.leaves(prompt_cache)[0].shape[1]
-        row = jax.tree.map(lambda x, own: jnp.concatenate([x[prompt_of], own], axis=1), prompt_cache, cache)
-        place = jnp.arange(jax.tree.leaves(row)[0].shape[1], dtype=jnp.int32)[None]
-        seen = (place >= (size - lengths)[:, None]) & (place <= (size + at)[:, None])
-        positions = (lengths + at)[:, None]
+        shared = [jax.tree.map(lambda x, level=level: x[level.row], level.cache) for level in levels]
+        row = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *shared, cache)
+        positions, visible, size = _joined(levels, jax.tree.leaves(cache)[0].shape[1])
+        place = jnp.arange(visible.shape[1], dtype=jnp.int32)
+        if self.cached is None:
+            before = place[None, None] <= place[None, :, None]
+            seen = (before & visible[:, None]) | jnp.eye(len(place), dtype=bool)[None]
+            return self.read(weights, row, positions, seen)[slots, size + at], cache
+        seen = visible & (place[None] <= (size + at)[:, None])
+        positions = positions[slots, size + at][:, None]
         found, row = self.cached.step(weights, tokens[:, None], positions, size + at, seen[:, None], row)
         return found[:, 0], jax.tree.map(lambda x: x[:, size:], row)
 
@@ -153,6 +154,25 @@ def layout(lengths: Int[Array, " R"], size: int, total: int) -> tuple[Int[Array,
     positions = jnp.maximum(place[None] - first[:, None], 0)
     before = (place[None, None] <= place[None, :, None]) & (place[None, None] >= first[:, None, None])
     return positions, before | jnp.eye(total, dtype=bool)[None]
+
+
+def _joined(levels: tuple[Level, ...], own: int) -> tuple[Int[Array, "B L"], Bool[Array, "B L"], int]:
+    """Returns of rows of levels and `own` places: positions in the text, which places hold some of it, the first own.
+
+    Positions of places that hold none are those next to them.
+    """
+    positions, visible, size = [], [], 0
+    before = jnp.zeros(levels[0].row.shape, jnp.int32)
+    for level in levels:
+        count = jax.tree.leaves(level.cache)[0].shape[1]
+        place = jnp.arange(count, dtype=jnp.int32)[None]
+        start, end = level.start[:, None], level.end[:, None]
+        positions.append(before[:, None] + jnp.clip(place - start, 0, jnp.maximum(end - start - 1, 0)))
+        visible.append((place >= start) & (place < end))
+        before, size = before + level.lengths, size + count
+    positions.append(before[:, None] + jnp.arange(own, dtype=jnp.int32)[None])
+    visible.append(jnp.ones((before.shape[0], own), bool))
+    return jnp.concatenate(positions, axis=1), jnp.concatenate(visible, axis=1), size
 
 
 def specs_of(params: Params, axes: Mapping[str, tuple[str | None, ...]]) -> tuple[Any, tuple[ParamSpec, ...]]:

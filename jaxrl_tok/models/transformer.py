@@ -9,6 +9,7 @@ Four ways through it, with the same layers:
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok.models import layers, moe
 from jaxrl_tok.models.architecture import Architecture, Params, specs
-from jaxrl_tok.models.cache import KVCache
+from jaxrl_tok.models.cache import KVCache, Level
 from jaxrl_tok.models.model import Caches, Hidden
 from jaxrl_tok.models.rope import turns as turns_of
 from jaxrl_tok.sharding.constrain import constrain
@@ -160,34 +161,32 @@ def decode(
     tokens: Int[Array, " B"],
     at: Int[Array, " B"],
     cache: Caches,
-    prompt_cache: Caches,
-    prompt_of: Int[Array, " B"],
-    lengths: Int[Array, " P"],
+    levels: tuple[Level, ...],
 ) -> tuple[Float[Array, "B D"], Caches]:
     """Feeds each slot its token number `at`; returns the hidden states and the longer cache.
 
-    `weights` are those of `for_decoding`. Slots that serve the same prompt share one copy of its keys and values
-    (`prompt_of` maps slot to prompt). Layers are compiled side by side, or with `scan_decoding` as one loop, which
-    takes what it reads of a layer out of arrays of all of them.
+    `weights` are those of `for_decoding`. Slots that go on from the same text share one copy of its keys and values:
+    the `levels`, the first of them the prompts. Layers are compiled side by side, or with `scan_decoding` as one loop,
+    which takes what it reads of a layer out of arrays of all of them.
     """
-    lengths = lengths[prompt_of]
-    turns = {slides: table[lengths + at] for slides, table in weights["turns"].items()}
+    position = sum((level.lengths for level in levels), at)
+    turns = {slides: table[position] for slides, table in weights["turns"].items()}
 
-    def layer(x: Array, own: KVCache, prompt: KVCache, weights: Params, slides: bool, i: Any = None) -> Any:
+    def layer(x: Array, own: KVCache, before: Sequence[KVCache], weights: Params, slides: bool, i: Any = None) -> Any:
         def attend(q: Array, k: Array, v: Array) -> tuple[Array, KVCache]:
-            longer, shared = own.write(at, k, v, i), prompt.rows(prompt_of, i)
-            seen = longer.of(i)
-            how = _how(arch, slides)
-            return layers.decode_attention(q, seen.k, seen.v, at, shared.k, shared.v, lengths, how), longer
+            longer = own.write(at, k, v, i)
+            seen, shared = longer.of(i), [_shared(*one, i) for one in zip(before, levels, strict=True)]
+            return layers.decode_attention(q, seen.k, seen.v, at, shared, _how(arch, slides)), longer
 
         return _block(x, weights, arch, turns[slides], attend)[:2]
 
     def period(carry: tuple[Array, KVCache], first: Array, count: int = arch.period) -> tuple[Any, None]:
         for j in range(count):
             own = jax.tree.map(lambda w, j=j: w[first + j], weights["layers"])
-            carry = layer(*carry, prompt_cache, own, arch.slides(j), first + j)
+            carry = layer(*carry, before, own, arch.slides(j), first + j)
         return carry, None
 
+    before = [level.cache for level in levels]
     x = _embed(weights, arch, tokens)
     if arch.scan_decoding:
         whole = arch.layers // arch.period * arch.period
@@ -195,8 +194,8 @@ def decode(
         x, cache = period((x, cache), jnp.int32(whole), arch.layers - whole)[0]
         return _final(x, weights, arch), cache
     longer = []
-    for i, (own, prompt, one) in enumerate(zip(cache, prompt_cache, weights["layers"], strict=True)):
-        x, own = layer(x, own, prompt, one, arch.slides(i))
+    for i, (own, one) in enumerate(zip(cache, weights["layers"], strict=True)):
+        x, own = layer(x, own, [part[i] for part in before], one, arch.slides(i))
         longer.append(own)
     return _final(x, weights, arch), tuple(longer)
 
@@ -274,6 +273,12 @@ def _over_heads(x: Array, rows: int) -> Array:
 
 def _how(arch: Architecture, slides: bool) -> layers.Attention:
     return layers.Attention(arch.attention_scale, arch.attention_cap, arch.window if slides else None)
+
+
+def _shared(cache: KVCache, level: Level, layer: Any) -> layers.Shared:
+    """What the slots see of a level, of one of its layers."""
+    rows = cache.rows(level.row, layer)
+    return layers.Shared(rows.k, rows.v, level.start, level.end)
 
 
 def _turns(positions: Array, arch: Architecture) -> dict[bool, Array]:

@@ -59,6 +59,24 @@ def joined(tables: Sequence[Mapping[str, Any]]) -> RewardBatch:
     )
 
 
+def among(batch: RewardBatch, exists: Bool[np.ndarray, "N"]) -> RewardBatch:
+    """Returns the batch of those completions that exist as one of all N: the others have no reward and no score."""
+
+    def spread(values: Any, fill: Any, dtype: Any) -> np.ndarray:
+        values = np.asarray(values, dtype)
+        whole = np.full((len(exists), *values.shape[1:]), fill, dtype)
+        whole[exists] = values
+        return whole
+
+    return dataclasses.replace(
+        batch,
+        rewards=spread(batch.rewards, 0, np.float32),
+        valid=spread(batch.valid, False, bool),
+        parts=spread(batch.parts, np.nan, np.float32),
+        sample_outcomes=spread(batch.sample_outcomes, "absent", object).tolist(),
+    )
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Task:
     """Samples for one call of one reward function; the order is that of the work."""

@@ -1,1 +1,27 @@
-"""Sampling completions from the policy."""
+"""Sampling completions from the policy: independent ones, and by the methods that recipes name.
+
+A method is `f(engine, keys [P, G], sampling [P, G], *, hyperparameters) -> Sampled`. Beside it in its module stand
+`check(group, max_tokens, contains, *, hyperparameters)`, which refuses at load what cannot work, and `SUPPLIES`, the
+arrays that a recipe with it has besides those of completions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxrl_tok.rollouts import spo_chain, spo_tree, vine_ppo
+
+ROLLOUTS: dict[str, Callable[..., Any]] = {
+    "spo_chain": spo_chain.spo_chain,
+    "spo_tree": spo_tree.spo_tree,
+    "vine_ppo": vine_ppo.vine_ppo,
+}
+CHECKS: dict[str, Callable[..., None]] = {
+    "spo_chain": spo_chain.check,
+    "spo_tree": spo_tree.check,
+    "vine_ppo": vine_ppo.check,
+}
+SUPPLIES: dict[str, frozenset[str]] = {
+    "spo_chain": spo_chain.SUPPLIES,
+    "spo_tree": spo_tree.SUPPLIES,
+    "vine_ppo": vine_ppo.SUPPLIES,
+}

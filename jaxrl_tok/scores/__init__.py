@@ -21,6 +21,7 @@ from jaxrl_tok.scores.group_divergence import group_divergence as group_divergen
 from jaxrl_tok.scores.implicit_step_rewards import implicit_step_rewards as implicit_step_rewards
 from jaxrl_tok.scores.kimi_length_reward import kimi_length_reward as kimi_length_reward
 from jaxrl_tok.scores.kl_estimate import kl_estimate as kl_estimate
+from jaxrl_tok.scores.leaf_rewards import leaf_rewards as leaf_rewards
 from jaxrl_tok.scores.leave_one_out import leave_one_out as leave_one_out
 from jaxrl_tok.scores.low_entropy import low_entropy as low_entropy
 from jaxrl_tok.scores.macro_advantages import macro_advantages as macro_advantages
@@ -54,6 +55,7 @@ SCORES: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         centred_rewards,
+        leaf_rewards,
         leave_one_out,
         standardised_rewards,
         kl_estimate,

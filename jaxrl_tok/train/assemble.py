@@ -13,11 +13,12 @@ from jaxrl_tok.types import Batch, Leaf, Prompts
 Fields = Mapping[str, Leaf]
 States = dict[str, Any]  # of stateful methods, by their paths in the recipe
 
-# What is made of other arrays where a method needs it: the outcome as the last token's reward, and actions of five
-# tokens.
+# What is made of other arrays where a method needs it: the outcome as the last token's reward, actions of five tokens,
+# and the outcomes of a tree's completions as those of its leaves.
 DERIVED: dict[str, Bound] = {
     "token_rewards": bind(SCORES, "outcome_token_rewards"),
     "boundaries": bind(SCORES, "ngram_boundaries"),
+    "node_rewards": bind(SCORES, "leaf_rewards"),
 }
 assert DERIVED.keys() == DERIVED_ARRAYS
 

@@ -27,7 +27,7 @@ from jaxrl_tok.train import own_model, parts, programs
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.optimizer import grouped, optimizer, schedule
 from jaxrl_tok.train.recipe import Recipe, build_recipe
-from jaxrl_tok.types import Sampling, TrainState
+from jaxrl_tok.types import Sampled, Sampling, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Build:
     distances: Callable[..., Any]
     priority: Callable[..., Any]
     filtered: bool  # whether the sampler drops tokens
+    method: Callable[..., Sampled] | None = None  # the recipe's rollouts, where completions are not independent
     reloads: bool = False  # checkpoints leave out the frozen base, which is read from its weights again
     given: Any = None  # parameters that came with the model, or what makes them; None = they are drawn or loaded
     dtype: str = "float32"  # of activations and matrix products
@@ -132,6 +133,13 @@ def build(
     rollout = run.rollout
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
     score, reference = programs.score_program(model, mesh), parts.reference_of(model)
+    decoding: dict[str, Any] = {
+        "seed": run.run.seed,
+        "max_tokens": rollout.max_tokens,
+        "end_ids": tokenizer.eos_ids,
+        "slots": rollout.slots or rollout.prompts * rollout.group,
+        "dtype": compute_dtype(run.train, platform),
+    }
     return Build(
         run=run,
         base=base,
@@ -140,15 +148,8 @@ def build(
         mesh=mesh,
         warmup=warmup,
         main=main,
-        rollout=programs.rollout_program(
-            model,
-            mesh,
-            seed=run.run.seed,
-            max_tokens=rollout.max_tokens,
-            end_ids=tokenizer.eos_ids,
-            slots=rollout.slots or rollout.prompts * rollout.group,
-            dtype=compute_dtype(run.train, platform),
-        ),
+        rollout=programs.rollout_program(model, mesh, **decoding),
+        method=parts.method_of(run, main.recipe, model, mesh, tokenizer, decoding),
         score=score,
         score_reference=score if reference == model else programs.score_program(reference, mesh),
         distances=programs.distances_program(model, reference, mesh),

@@ -75,6 +75,7 @@ def completion_texts(rollouts: Rollouts, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode([token for token in row if token not in ends]) for row in rows]
 
 
-def repeat(values: Sequence[Any], times: int) -> list[Any]:
-    """Returns each value `times` times in a row: one for each completion of its prompt."""
-    return [value for value in values for _ in range(times)]
+def repeat(values: Sequence[Any], times: int | Sequence[int]) -> list[Any]:
+    """Returns each value `times` times in a row, or as often as its own number says: one a completion of its prompt."""
+    counts = [times] * len(values) if isinstance(times, int) else times
+    return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]

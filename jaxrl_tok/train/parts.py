@@ -1,14 +1,22 @@
-"""What a run puts around its model: adapters, a value head. Which of its parameters are whose."""
+"""What a run puts around its model: adapters, a value head, rollouts of a kind. Which of its parameters are whose."""
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
 
 from jaxrl_tok import models
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError
+from jaxrl_tok.io.tokenizer import Tokenizer
 from jaxrl_tok.models import params as model_params
+from jaxrl_tok.rollouts import CHECKS
+from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import CRITIC_ARRAYS, Recipe
-from jaxrl_tok.types import TrainState
+from jaxrl_tok.types import Sampled, TrainState
 
 
 def with_parts(base: models.Model, run: Run) -> models.Model:
@@ -41,6 +49,33 @@ def check_critic(run: Run, recipe: Recipe) -> None:
         raise ConfigError(
             f'critic.trunk = "{run.critic.trunk}": recipe {run.recipe.name} reads no values; expected "off"'
         )
+
+
+def method_of(
+    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, tokenizer: Any, decoding: Mapping[str, Any]
+) -> Callable[..., Sampled] | None:
+    """Returns the program of the recipe's rollouts, None for independent completions.
+
+    Raises:
+      ConfigError: they do not fit into the run.
+    """
+    how = recipe.rollout
+    if how is None:
+        return None
+    contains = functools.partial(containing, tokenizer, model.vocab)
+    try:
+        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **how.own)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {run.recipe.name}: rollout = {how.name!r}: {error}") from None
+    method = functools.partial(how.fn, **how.own)
+    return programs.method_program(method, model, mesh, contains=contains, **decoding)
+
+
+def containing(tokenizer: Tokenizer, vocab: int, text: str) -> np.ndarray:
+    """Returns which tokens have a piece of text in theirs: bool[vocab]."""
+    found = np.zeros(vocab, bool)
+    found[: tokenizer.size] = [text in tokenizer.decode([token]) for token in range(tokenizer.size)]
+    return found
 
 
 def policy_of(model: models.Model) -> models.Model:

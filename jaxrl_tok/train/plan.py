@@ -363,6 +363,9 @@ def compile_step(path: Path, sets: Sequence[str], where: str) -> tuple[Build, To
     run = load_run(path, sets)
     if run.recipe.source != "rollout":
         raise ConfigError(f"{path}: recipe = {run.recipe.name!r}: a plan is of a recipe that learns from rollouts")
+    if run.recipe.rollout is not None:
+        method = run.recipe.rollout.method
+        raise ConfigError(f"{path}: recipe.rollout = {method!r}: a plan is of a recipe with independent completions")
     place = topology(where, run.mesh.slices)
     built = build(run, vocabulary(run), QUESTIONS, place.devices)
     step = Step(built)

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
+from jaxrl_tok.rollouts.extend import Contains, Engine, nothing_contains
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.sharding.rules import ROLLOUT_RULES, param_shardings
@@ -19,7 +20,7 @@ from jaxrl_tok.train.recipe import Recipe
 from jaxrl_tok.train.rows import take
 from jaxrl_tok.train.score import Scores, distances, score
 from jaxrl_tok.train.step import train_step
-from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampling, TrainState, Tries
+from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampled, Sampling, TrainState, Tries
 
 # Training, evaluation and the tokens' priorities draw from different streams of keys.
 TRAIN, EVAL, PRIORITY = 0, 1, 2
@@ -41,8 +42,7 @@ def rollout_program(
     part of the parameters' rollout layout: gathered along the model's width once a call, in `dtype`, that of the
     computation (None = their own).
     """
-    shards = batch_shards(mesh)
-    manual = tuple(axis for axis in BATCH_AXES if mesh.shape[axis] > 1)
+    manual, shards = _manual(mesh), batch_shards(mesh)
 
     def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
         group = sampling.limit.shape[1]
@@ -55,6 +55,48 @@ def rollout_program(
         )  # fmt: skip
         return rollouts, steps[None]
 
+    return compiled(_by_shard(sample, model, mesh, dtype), mesh)
+
+
+def method_program(
+    method: Callable[..., Sampled],
+    model: models.Model,
+    mesh: Mesh,
+    *,
+    seed: int,
+    max_tokens: int,
+    end_ids: tuple[int, ...],
+    slots: int,
+    dtype: str | None = None,
+    contains: Contains = nothing_contains,
+) -> Callable[..., Sampled]:
+    """Returns `f(params, prompts, sampling, stream, step) -> Sampled`: rollouts by a method of `rollouts/`.
+
+    As `rollout_program`; at least one slot a shard. `contains` is what methods know of the tokens' texts.
+    """
+    manual, shards = _manual(mesh), batch_shards(mesh)
+
+    def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Sampled:
+        group = sampling.limit.shape[1]
+        keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
+        engine = Engine.read(
+            params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards),
+            axis_name=manual or None, contains=contains,
+        )  # fmt: skip
+        return method(engine, keys, sampling)
+
+    return compiled(_by_shard(sample, model, mesh, dtype), mesh)
+
+
+def _manual(mesh: Mesh) -> tuple[str, ...]:
+    """The axes over which the shards of a batch run apart."""
+    return tuple(axis for axis in BATCH_AXES if mesh.shape[axis] > 1)
+
+
+def _by_shard(sample: Callable[..., Any], model: models.Model, mesh: Mesh, dtype: str | None) -> Callable[..., Any]:
+    """Runs `sample(params, prompts, sampling, stream, step)` on each shard of the batch; results lie by prompt."""
+    manual = _manual(mesh)
+
     def run(params: Any, *arrays: Any) -> Any:
         specs = model.specs()
         stored, wanted = param_shardings(specs, mesh), param_shardings(specs, mesh, ROLLOUT_RULES)
@@ -63,10 +105,10 @@ def rollout_program(
             return sample(params, *arrays)
         rows, whole = PartitionSpec(manual), PartitionSpec()
         own = jax.tree.map(lambda sharding: _only(sharding.spec, manual), wanted)
-        specs = {"in_specs": (own, rows, rows, whole, whole), "out_specs": (rows, rows)}
+        specs = {"in_specs": (own, rows, rows, whole, whole), "out_specs": rows}
         return jax.shard_map(sample, axis_names={*manual}, **specs)(params, *arrays)
 
-    return compiled(run, mesh)
+    return run
 
 
 def _brought(param: Leaf, stored: NamedSharding, wanted: NamedSharding, *, dtype: str | None) -> Leaf:

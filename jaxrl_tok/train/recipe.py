@@ -15,6 +15,7 @@ from jaxrl_tok.filters import FILTERS
 from jaxrl_tok.losses import LOSSES
 from jaxrl_tok.ratios import RATIOS
 from jaxrl_tok.reductions import REDUCTIONS
+from jaxrl_tok.rollouts import ROLLOUTS, SUPPLIES
 from jaxrl_tok.token_weights import TOKEN_WEIGHTS
 from jaxrl_tok.train.score import DISTANCES, STATISTICS
 
@@ -34,7 +35,7 @@ ASSEMBLE_SLOTS = ("advantage", "reshape", "filter", "token_weight")
 # What this trainer can supply at each stage; docs/notation.md says what each is.
 ANSWER_ARRAYS = {"tokens", "mask", "valid"}
 ROLLOUT_ARRAYS = ANSWER_ARRAYS | {"truncated", "finished", "prompt_ids", "rewards", "reward_parts", "sampler_logprobs"}
-DERIVED_ARRAYS = {"token_rewards", "boundaries"}  # where a method needs them; assemble.py says of what
+DERIVED_ARRAYS = {"token_rewards", "boundaries", "node_rewards"}  # where a method needs them; assemble.py says of what
 OLD_ARRAYS = {"old_logprobs", "old_entropy"}
 STATISTIC_ARRAYS = {*STATISTICS, "proxy_logprobs"}  # of the old policy
 REFERENCE_ARRAYS = {"ref_logprobs"}
@@ -44,13 +45,16 @@ CRITIC_ARRAYS = {"values", "old_values", "returns"}
 EXPERT_ARRAYS = {"expert_balance"}
 SCORED_ARRAYS = OLD_ARRAYS | STATISTIC_ARRAYS | REFERENCE_ARRAYS | DISTANCE_ARRAYS
 EITHER = ROLLOUT_ARRAYS | SCORED_ARRAYS | {"priority", "progress", "step"}
-ASSEMBLE = EITHER | DERIVED_ARRAYS | {"advantages"}
+ASSEMBLE = EITHER | DERIVED_ARRAYS - {"node_rewards"} | {"advantages"}
 STEP = EITHER - {"reward_parts", "prompt_ids"} | ASSEMBLED_ARRAYS | STEP_ARRAYS
 # What a run supplies besides, at each stage, with a part of the model that it need not have.
 WITH_PART = {
     "critic": ({"values"}, CRITIC_ARRAYS),
     "experts": (set[str](), EXPERT_ARRAYS),
 }
+
+# What of that which methods of rollouts supply the step can read too: what has a place for each token.
+IN_STEP = frozenset({"multiplicity", "segment_ids"})
 
 # What the arrays that it cannot supply, or not without such a part, would have to come from.
 SUPPLIERS = {
@@ -61,11 +65,12 @@ SUPPLIERS = {
     "a judge": {"wrong_steps"},
     "a segmenter": {"segment_ids"},
     "a matcher of phrases": {"planning", "format_ids"},
-    "rollouts from the states between segments": {"state_values"},
+    'rollouts from the states between segments (rollout = "spo_chain" or "vine_ppo")': {"state_values"},
     "a greedy rollout of each prompt": {"greedy_rewards"},
     "rewards of the items of a list": {"item_rewards"},
     "summaries at several budgets": {"budget_rewards"},
-    "tree rollouts": {"node_ids", "node_parents", "node_values", "node_rewards", "multiplicity"},
+    'tree rollouts (rollout = "spo_tree")': {"node_ids", "node_parents", "node_rewards", "multiplicity"},
+    "tree rollouts with values": {"node_values"},
     "a scoring pass without part of the prompt": {"context_logprobs"},
     "a scoring pass over a whole group at once": {"group_divergence"},
     "attention maps": {"attention_distance", "attention_received", "attention_flow", "attention_entropy"},
@@ -104,6 +109,7 @@ class Recipe:
     clip: Bound | None
     terms: tuple[Term, ...]
     parts: frozenset[str] = frozenset()  # of the model: "critic", "experts"
+    rollout: Bound | None = None  # None = independent completions
 
     @functools.cached_property
     def assemble(self) -> dict[str, Bound]:
@@ -173,7 +179,8 @@ class Recipe:
         of_parts = frozenset[str]().union(*(WITH_PART[part][0 if early else 1] for part in self.parts))
         if self.source == "answers":
             return of_parts - CRITIC_ARRAYS | ANSWER_ARRAYS | {"logprobs", "entropy", "loss"}
-        return of_parts | (ASSEMBLE if early else STEP | {"loss"})
+        of_rollout = frozenset[str]() if self.rollout is None else SUPPLIES[self.rollout.name]
+        return of_parts | (ASSEMBLE | of_rollout if early else STEP | {"loss"} | of_rollout & IN_STEP)
 
 
 def build_recipe(config: RecipeConfig, vocab_size: int | None = None, parts: frozenset[str] = frozenset()) -> Recipe:
@@ -198,10 +205,19 @@ def build_recipe(config: RecipeConfig, vocab_size: int | None = None, parts: fro
         for name, term in config.loss.items()
     )
     single = {slot: bound.get(slot) for slot in SLOTS}
-    recipe = Recipe(source=config.source, **single, terms=terms, parts=parts)
+    recipe = Recipe(source=config.source, **single, terms=terms, parts=parts, rollout=_rollout(config))
     for problem in (*_missing(recipe), *_misplaced(recipe), *_unread(recipe)):
         raise ConfigError(f"recipe {config.name}: {problem}")
     return recipe
+
+
+def _rollout(config: RecipeConfig) -> Bound | None:
+    if config.rollout is None:
+        return None
+    try:
+        return bind(ROLLOUTS, config.rollout.method, **config.rollout.options)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {config.name}: rollout: {error}") from None
 
 
 def _missing(recipe: Recipe) -> Iterator[str]:

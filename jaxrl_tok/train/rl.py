@@ -9,17 +9,18 @@ import numpy as np
 
 from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.io.metrics import Completion
-from jaxrl_tok.rewards.batch import RewardBatch, joined, to_json
+from jaxrl_tok.rewards.batch import RewardBatch, among, joined, to_json
 from jaxrl_tok.sharding.mesh import batch_shards
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train import parts
 from jaxrl_tok.train.build import Stage, sampling
 from jaxrl_tok.train.evaluate import completion_texts, repeat
+from jaxrl_tok.train.probes import state_values
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
 from jaxrl_tok.train.tries import pack
-from jaxrl_tok.types import Prompts, Rollouts, Tries
+from jaxrl_tok.types import Prompts, Rollouts, Sampled, Sampling, Tries
 
 if TYPE_CHECKING:
     from jaxrl_tok.train.loop import Loop
@@ -31,33 +32,39 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     questions = loop.questions_of(stage)
     prompts = shard_batch(Prompts(questions.tokens, questions.lengths, questions.ids), loop.built.mesh)
     asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
-    rollouts, _ = loop.built.rollout(loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
+    sampled = _sampled(loop, prompts, asked, step)
+    rollouts = sampled.rollouts
     host: Rollouts = to_host(rollouts)
+    exists = host.mask.any(-1)
     clock.lap("time/rollout")
     tries = _tries(loop, stage, questions, host)
     # The scoring passes run on the device while the rewards run in their processes.
     scored = _scores(loop, stage, prompts, rollouts, tries)
     rewards, texts = _rewards(loop, stage, questions, host)
+    known = sampled.fields | scored
+    if sampled.probes is not None:
+        values = state_values(loop, questions, host, to_host(sampled.probes))
+        known |= shard_batch({"state_values": values}, loop.built.mesh)
     clock.lap("time/reward")
-    batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, scored, step))
+    batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, known, step))
     batch = dataclasses.replace(batch, tries=tries)
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")
-    tokens = int(host.mask.sum())
-    loop.num_tokens += tokens + int(questions.lengths.sum()) * stage.group
-    grid = host.mask.shape[:2]
-    metrics |= rollout_metrics(host.mask, host.truncated)
+    tokens = int((host.mask if sampled.tokens is None else to_host(sampled.tokens)).sum())
+    loop.num_tokens += tokens + int((questions.lengths * exists.sum(1)).sum())
+    grid = exists.shape
+    metrics |= rollout_metrics(host.mask[exists], host.truncated[exists])
     parts = rewards.parts.reshape(*grid, -1)
     metrics |= reward_metrics(rewards.rewards.reshape(grid), rewards.valid.reshape(grid), parts, rewards.outcomes)
-    metrics["frac_trainable"] = float(np.mean(to_host(batch.fields["valid"])))
+    metrics["frac_trainable"] = float(np.mean(to_host(batch.fields["valid"])[exists]))
     metrics["num_tokens"] = loop.num_tokens
     metrics |= clock.laps | {"time/step": clock.total(), "perf/tokens_per_second": tokens / clock.total()}
     advantages = to_host(batch.fields["advantages"])
     if not loop.peers.first:
         return metrics, []
     if loop.peers.count > 1:
-        texts = completion_texts(host, loop.data.tokenizer)
+        texts = completion_texts(jax.tree.map(lambda x: x[exists], host), loop.data.tokenizer)
     return metrics, _completions(questions, texts, rewards, host, advantages)
 
 
@@ -69,6 +76,15 @@ def _tries(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts)
     prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
     packed = pack(prompts, rollouts, filtered=loop.built.filtered, parts=parts, shards=batch_shards(mesh))
     return shard_batch(packed, mesh)
+
+
+def _sampled(loop: "Loop", prompts: Prompts, asked: Sampling, step: int) -> Sampled:
+    """Samples completions, independently or by the recipe's method."""
+    arguments = (loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
+    if loop.built.method is not None:
+        return loop.built.method(*arguments)
+    rollouts, _ = loop.built.rollout(*arguments)
+    return Sampled(rollouts, {}, None)
 
 
 def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts, tries: Tries | None) -> dict[str, Any]:
@@ -93,17 +109,19 @@ def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts, tr
 
 
 def _rewards(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts) -> tuple[RewardBatch, list[str]]:
-    """Returns the rewards of all completions, and the texts of those that this process scored."""
+    """Returns the rewards of all completions that exist, and the texts of those that this process scored."""
     pool = loop.pool
     assert pool is not None
     mine = loop.peers.share(len(questions.prompts))
-    texts = completion_texts(jax.tree.map(lambda x: x[mine], rollouts), loop.data.tokenizer)
+    exists = rollouts.mask.any(-1)
+    texts = completion_texts(jax.tree.map(lambda x: x[mine][exists[mine]], rollouts), loop.data.tokenizer)
+    counts = exists[mine].sum(1).tolist()
 
     def scored() -> dict[str, Any]:
-        columns = {name: repeat(values[mine], stage.group) for name, values in questions.columns.items()}
-        return to_json(pool.score(repeat(questions.prompts[mine], stage.group), texts, columns))
+        columns = {name: repeat(values[mine], counts) for name, values in questions.columns.items()}
+        return to_json(pool.score(repeat(questions.prompts[mine], counts), texts, columns))
 
-    rewards = joined(loop.peers.exchange(scored))
+    rewards = among(joined(loop.peers.exchange(scored)), exists.reshape(-1))
     for line in rewards.warnings():
         loop.console.warn("timeouts", line)
     for line in rewards.errors:
@@ -117,10 +135,13 @@ def _fields(
     prompts: Prompts,
     rollouts: Rollouts,
     rewards: RewardBatch,
-    scored: dict[str, Any],
+    known: dict[str, Any],
     step: int,
 ) -> tuple[dict[str, Any], Any, Any]:
-    """Returns the arrays that methods read, by name, and how the completions were sampled."""
+    """Returns the arrays that methods read, by name, and how the completions were sampled.
+
+    `known` are those of the rollouts' method and of the scoring passes.
+    """
     grid = rollouts.mask.shape[:2]
     reads = stage.recipe.assemble_reads | stage.recipe.step_reads
     host = {
@@ -133,7 +154,7 @@ def _fields(
     fields |= {"finished": ~rollouts.truncated, "prompt_ids": prompts.ids}
     if "priority" in reads:
         fields["priority"] = loop.built.priority(prompts.ids, rollouts.mask, np.int32(step))
-    fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
+    fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | known
     fields |= {"progress": np.float32(step / max(stage.steps, 1)), "step": np.int32(step)}
     return fields, rollouts.temperature, rollouts.keep_thresholds if loop.built.filtered else None
 
@@ -141,6 +162,7 @@ def _fields(
 def _completions(
     questions: Questions, texts: list[str], rewards: RewardBatch, rollouts: Rollouts, advantages: np.ndarray
 ) -> list[Completion]:
+    """The completions that exist, whose texts are given."""
     group = rollouts.mask.shape[1]
     counts = np.maximum(rollouts.mask.sum(-1), 1)
     means = (np.where(rollouts.mask, advantages, 0).sum(-1) / counts).reshape(-1)
@@ -156,7 +178,7 @@ def _completions(
             truncated=bool(truncated[i]),
             outcome=rewards.sample_outcomes[i],
         )
-        for i, text in enumerate(texts)
+        for i, text in zip(np.flatnonzero(rollouts.mask.any(-1)).tolist(), texts, strict=True)
     ]
 
 

@@ -108,14 +108,20 @@ def _sizes(built: Build, data: Data) -> str:
 
 def _stage(stage: Stage, name: str) -> str:
     rows = [("slot", "method", "hyperparameters", "reads")]
+    if stage.recipe.rollout is not None:
+        rows.append(("rollout", stage.recipe.rollout.name, _hyper(stage.recipe.rollout), ""))
     for path, bound in _slots(stage.recipe).items():
-        default = catalogue.defaults(bound.fn)
-        hyper = {**default, **{key: toml.value(value) for key, value in bound.hyper.items()}}
-        rows.append((path, bound.name, _written(hyper) or "none", ", ".join(_reads(stage.recipe, path, bound))))
+        rows.append((path, bound.name, _hyper(bound), ", ".join(_reads(stage.recipe, path, bound))))
     batch = f"{stage.prompts} prompts, {stage.group} completion{'s' * (stage.group > 1)} each"
     updates = "1 update" if stage.updates == 1 else f"{stage.updates} updates"
     title = f"{stage.name}: {stage.steps} steps of {batch}, and {updates}; recipe {name}"
     return "\n".join([title, *_columns(rows), f"  passes: {_passes(stage)}"])
+
+
+def _hyper(bound: Bound) -> str:
+    """A method's hyperparameters, what was set over the defaults."""
+    default = catalogue.defaults(bound.fn)
+    return _written({**default, **{key: toml.value(value) for key, value in bound.hyper.items()}}) or "none"
 
 
 def _passes(stage: Stage) -> str:

@@ -27,6 +27,13 @@ def test_hand_numbers():
     np.testing.assert_allclose(result[0, 0], np.array([-1, 1, 4]) / 2**0.5, rtol=1e-6)
 
 
+def test_a_token_of_two_completions_counts_once():
+    """The first token is one sample: with the two others the mean is 2 and the variance 1, as if it stood once."""
+    arrays = jnp.array([[[1.0, 2.0], [1.0, 3.0]]]), jnp.full((1, 2, 2), -1.0), jnp.ones((1, 2, 2), bool)
+    result = WHITEN(*arrays, None, jnp.array([[[2.0, 1.0], [2.0, 1.0]]]))
+    np.testing.assert_allclose(result, [[[-1, 0], [-1, 1]]], atol=1e-6)
+
+
 @pytest.mark.parametrize("threshold", [0.5, 2.0])
 def test_oracle(threshold):
     arrays = given(0)

@@ -46,8 +46,26 @@ def fields(recipe):
         "lse": jnp.asarray(rng.random(shape) + 4, jnp.float32),
         "sampler_logprobs": have["old_logprobs"] + 0.01,
     }
-    wanted = recipe.assemble_reads | recipe.step_reads | {"tokens", "mask", "valid", "sampler_logprobs"}
+    have |= of_rollouts()
+    wanted = recipe.assemble_reads | recipe.step_reads | recipe.judged | {"tokens", "mask", "sampler_logprobs"}
+    # Of another recipe than a tree's, what it can do without is not there.
+    wanted = {name for name in wanted if name not in of_rollouts() or recipe.rollout is not None}
     return {name: x for name, x in have.items() if name in wanted}
+
+
+def of_rollouts():
+    """Two completions under each of two nodes, which have the first half of the tokens; the halves as segments."""
+    half = np.arange(cases.SIZE) < cases.SIZE // 2
+    leaf = np.arange(cases.GROUP)[:, None]
+    ids = np.where(half, 1 + leaf // 2, 3 + leaf)
+    shape = (cases.PROMPTS, cases.GROUP, cases.SIZE)
+    return {
+        "segment_ids": jnp.asarray(np.broadcast_to(np.where(half, 0, 1), shape), jnp.int32),
+        "state_values": jnp.asarray(np.random.default_rng(3).random((*shape[:2], 3)), jnp.float32),
+        "node_ids": jnp.asarray(np.broadcast_to(ids, shape), jnp.int32),
+        "node_parents": jnp.asarray(np.broadcast_to([-1, 0, 0, 1, 1, 2, 2], (cases.PROMPTS, 7)), jnp.int32),
+        "multiplicity": jnp.asarray(np.broadcast_to(np.where(half, 2.0, 1.0), shape), jnp.float32),
+    }
 
 
 def first_states(recipe):

@@ -12,6 +12,7 @@ from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.models import Model, params
 from jaxrl_tok.models.flax_model import from_linen, from_nnx
 from jaxrl_tok.models.row_model import layout
+from jaxrl_tok.rollouts.extend import Engine, extend, fork, from_prompts
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.train.score import distances, score
 from jaxrl_tok.train.step import train_step
@@ -171,6 +172,28 @@ def test_what_is_sampled_is_scored_alike_with_a_filter(kind):
     )
     assert np.all(found.sampler_logprobs[found.mask] < 0)
     np.testing.assert_allclose(got.logprobs, np.where(found.mask, found.sampler_logprobs, 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", all_but(("nnx", "nnx, cached"), "nnx, cached"))
+def test_a_fork_goes_on_as_its_parent_did(kind):
+    """Over rows with holes: what a fork does not see of its parent lies between the two."""
+    model, weights = made(kind)
+
+    @jax.jit
+    def run(prompts):
+        engine = Engine.read(weights, model, prompts, max_tokens=LIMIT, end_ids=(), slots=8)
+        keys = request_keys(jnp.uint32(1), jnp.int32(0), jnp.int32(0), prompts.ids, jnp.arange(1))[:, 0]
+        prompt_of = jnp.arange(2, dtype=jnp.int32)
+        requests = from_prompts(engine, prompt_of, keys, tiny.sampling((2,), LIMIT))
+        whole = extend(engine, requests, LIMIT, keep=True)
+        row, kept = jnp.divmod(jnp.arange(8, dtype=jnp.int32), 4)
+        forks = extend(engine, fork(requests, whole, row, kept, jnp.zeros_like(row)), LIMIT)
+        return whole.tokens, whole.logprobs, forks.tokens, forks.logprobs
+
+    tokens, logprobs, again, again_logprobs = jax.device_get(run(tiny.prompts(2, SIZE)))
+    for i, (row, kept) in enumerate(np.ndindex(2, 4)):
+        np.testing.assert_array_equal(again[i, : LIMIT - kept], tokens[row, kept:])
+        np.testing.assert_allclose(again_logprobs[i, : LIMIT - kept], logprobs[row, kept:], rtol=1e-4, atol=1e-5)
 
 
 def test_logits_give_the_same_statistics_and_distances_as_hidden_states():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,11 +84,70 @@ def test_one_decoded_token_sees_what_a_completion_token_sees():
     at = jnp.array([1, 2], jnp.int32)
     k, v, pk, pv = (x.swapaxes(-3, -2) for x in (k, v, pk, pv))
     both = [jnp.broadcast_to(x, (2, *x.shape[1:])) for x in (pk, pv)]
-    lengths = jnp.array([2, 2], jnp.int32)
-    got = layers.decode_attention(q[0][jnp.arange(2), at], k[0], v[0], at, *both, lengths)
+    prompt = layers.Shared(*both, jnp.array([1, 1], jnp.int32), jnp.array([3, 3], jnp.int32))
+    got = layers.decode_attention(q[0][jnp.arange(2), at], k[0], v[0], at, [prompt])
     for g, t in ((0, 1), (1, 2)):
         for n in range(4):
             np.testing.assert_allclose(got[g, n // 2, n % 2], wanted(g, t, n), rtol=1e-4, atol=1e-5)
+
+
+def over_one_prompt(q, k, v, at, prompt_k, prompt_v, lengths, how):
+    """Attention over a prompt and what came before, with both parts written out."""
+    q = q * jnp.asarray(q.shape[-1] ** -0.5 if how.scale is None else how.scale, q.dtype)
+    own = jnp.einsum("BKMH,BKTH->BKMT", q, k, preferred_element_type=jnp.float32)
+    shared = jnp.einsum("BKMH,BKSH->BKMS", q, prompt_k, preferred_element_type=jnp.float32)
+    if how.soft_cap is not None:
+        own, shared = (how.soft_cap * jnp.tanh(s / how.soft_cap) for s in (own, shared))
+    size = prompt_k.shape[2]
+    ago = at[:, None] - jnp.arange(k.shape[2])[None]
+    own_seen, seen = ago >= 0, jnp.arange(size)[None] >= (size - lengths)[:, None]
+    if how.window is not None:
+        own_seen &= ago < how.window
+        seen &= (at[:, None] + size - jnp.arange(size)[None]) < how.window
+    own, shared = (jnp.where(m[:, None, None], s, layers.NEG) for m, s in ((own_seen, own), (seen, shared)))
+    top = jnp.maximum(own.max(-1, keepdims=True), shared.max(-1, keepdims=True))
+    own, shared = jnp.exp(own - top), jnp.exp(shared - top)
+    total = own.sum(-1, keepdims=True) + shared.sum(-1, keepdims=True)
+    own, shared = ((w / total).astype(v.dtype) for w in (own, shared))
+    return jnp.einsum("BKMT,BKTH->BKMH", own, v) + jnp.einsum("BKMS,BKSH->BKMH", shared, prompt_v)
+
+
+def decoded_case(dtype=jnp.float32):
+    """Six slots with keys of their own and two shared parts of different spans."""
+    shapes = ((6, 2, 2, 4), (6, 2, 5, 4), (6, 2, 5, 4), (6, 2, 7, 4), (6, 2, 7, 4), (6, 2, 8, 4), (6, 2, 8, 4))
+    q, k, v, *rest = (jnp.asarray(random(*shape, seed=i), dtype) for i, shape in enumerate(shapes))
+    rng = np.random.default_rng(0)
+    at = jnp.asarray(rng.integers(0, 5, 6), jnp.int32)
+    prompt = layers.Shared(*rest[:2], jnp.asarray(rng.integers(0, 7, 6), jnp.int32), jnp.full(6, 7, jnp.int32))
+    ends = jnp.asarray(rng.integers(0, 9, 6), jnp.int32).at[0].set(0)
+    return q, k, v, at, prompt, layers.Shared(*rest[2:], jnp.zeros(6, jnp.int32), ends)
+
+
+@pytest.mark.parametrize("how", [layers.Attention(), layers.Attention(0.3, 2.0, 4)], ids=["plain", "window"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_over_one_prompt_decoding_is_the_same_to_the_last_bit(how, dtype):
+    q, k, v, at, prompt, _ = decoded_case(dtype)
+    got = jax.jit(functools.partial(layers.decode_attention, how=how))(q, k, v, at, [prompt])
+    want = jax.jit(over_one_prompt, static_argnums=7)(q, k, v, at, prompt.k, prompt.v, prompt.end - prompt.start, how)
+    np.testing.assert_array_equal(np.asarray(got, np.float32), np.asarray(want, np.float32))
+
+
+@pytest.mark.parametrize("how", [layers.Attention(), layers.Attention(0.3, 2.0, 4)], ids=["plain", "window"])
+def test_levels_are_one_text(how):
+    """What is seen of two shared parts and of the slot's own, laid end to end, in float64."""
+    q, k, v, at, *shared = decoded_case()
+    got = jax.jit(functools.partial(layers.decode_attention, how=how))(q, k, v, at, shared)
+    own = layers.Shared(k, v, jnp.zeros_like(at), at + 1)
+    parts = [jax.tree.map(np.asarray, part) for part in (*shared, own)]
+    for b, head, m in np.ndindex(6, 2, 2):
+        keys, values = (
+            np.concatenate([x[i][b, head, x.start[b] : x.end[b]] for x in parts]).astype(float) for i in (0, 1)
+        )
+        scores = keys @ np.asarray(q, float)[b, head, m] * (how.scale or 4**-0.5)
+        if how.soft_cap is not None:
+            scores = how.soft_cap * np.tanh(scores / how.soft_cap)
+        last = slice(None if how.window is None else -how.window, None)
+        np.testing.assert_allclose(got[b, head, m], softmax(scores[last]) @ values[last], rtol=1e-5, atol=1e-6)
 
 
 def separate_weights():

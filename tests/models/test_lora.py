@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.models import Lora, Transformer, params
+from jaxrl_tok.models import Level, Lora, Transformer, params
 from jaxrl_tok.types import joined
 from tests import tiny
 
@@ -90,9 +90,10 @@ def test_decoding_gives_the_states_of_forward(kind, scan):
     last, prompt_cache = prefill(weights, model)
     np.testing.assert_allclose(last, states.prompt[:, -1], rtol=1e-5, atol=1e-6)
     cache, ready, rows = model.empty_cache(6, 5), model.for_decoding(weights, 6 + 5), AFTER.reshape(6, 5)
+    row = jnp.repeat(jnp.arange(2), 3)
+    level = Level(prompt_cache, row, 6 - PROMPTS.lengths[row], jnp.full(6, 6, jnp.int32))
     for t in range(5):
-        at, prompt_of = jnp.full(6, t, jnp.int32), jnp.repeat(jnp.arange(2), 3)
-        got, cache = decode(ready, model, rows[:, t], at, cache, prompt_cache, prompt_of, PROMPTS.lengths)
+        got, cache = decode(ready, model, rows[:, t], jnp.full(6, t, jnp.int32), cache, (level,))
         np.testing.assert_allclose(got, states.completion.reshape(6, 5, -1)[:, t], rtol=2e-4, atol=2e-5)
 
 

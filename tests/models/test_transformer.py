@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_tok.models import Rope, transformer
+from jaxrl_tok.models import Level, Rope, transformer
 from jaxrl_tok.models import params as model_params
 from tests import tiny
 
@@ -72,12 +72,10 @@ def test_decoding_gives_the_states_of_forward(changes, scan):
     np.testing.assert_allclose(last, before[:, -1], rtol=1e-5, atol=1e-6)
     cache = model.empty_cache(6, 5)
     ready = model.for_decoding(weights, 6 + 5)
-    rows = after.reshape(6, 5)
+    rows, row = after.reshape(6, 5), jnp.repeat(jnp.arange(2), 3)
+    level = Level(prompt_cache, row, 6 - prompts.lengths[row], jnp.full(6, 6, jnp.int32))
     for t in range(5):
-        got, cache = decode(
-            ready, model, rows[:, t], jnp.full(6, t, jnp.int32), cache, prompt_cache,
-            jnp.repeat(jnp.arange(2), 3), prompts.lengths,
-        )  # fmt: skip
+        got, cache = decode(ready, model, rows[:, t], jnp.full(6, t, jnp.int32), cache, (level,))
         np.testing.assert_allclose(got, hidden.reshape(6, 5, -1)[:, t], rtol=2e-4, atol=2e-5)
 
 

@@ -26,6 +26,16 @@ def test_renormalized_weights_divide_by_the_kept_ones():
     np.testing.assert_array_equal(method(jnp.zeros_like(OLD), MASK), jnp.zeros_like(OLD))
 
 
+def test_a_token_of_two_completions_counts_once():
+    """Token 1 is that of both completions: the uncertain tokens are 1 + 2 of the first and nothing of its copy."""
+    shared = jnp.array([[[2.0, 2, 1, 1], [2, 2, 1, 1]]])
+    np.testing.assert_allclose(probability_mask(OLD, MASK, shared), [[[0, 0.5, 1, 1], [0, 0.5, 0, 0]]])
+    method = jax.jit(partial(probability_mask, renormalize=True))
+    np.testing.assert_allclose(
+        method(OLD, MASK, shared), np.array([[[0, 0.5, 1, 1], [0, 0.5, 0, 0]]]) * 7 / 3, rtol=1e-6
+    )
+
+
 def test_renormalizing_over_shards():
     fields = assemble(0)
     arrays, spec = (fields["old_logprobs"], fields["mask"]), PartitionSpec("data")

@@ -119,6 +119,15 @@ def test_the_step_reads_the_old_critic_and_its_targets_from_assembly():
         np.testing.assert_allclose(fields["returns"][p, g, t], after + values[t], rtol=1e-5)
 
 
+def test_which_tokens_have_a_piece_of_text():
+    """Ids beyond the tokenizer's, which the model may have, have none; nor have padding and the end."""
+    characters = tokenizers.characters("ab;")
+    found = parts.containing(characters, characters.size + 2, ";")
+    assert [characters.decode([int(i)]) for i in np.flatnonzero(found)] == [";"] and found.shape == (
+        characters.size + 2,
+    )
+
+
 def test_a_checksum_tells_one_base_from_another():
     weights = {"norm": jnp.ones(4), "head": jnp.ones((2, 4))}
     parts.check_base(weights, params.digest(weights), "there", "here")

@@ -1,0 +1,305 @@
+"""Decoding in slots: requests that start at a prompt, or go on from a token of an earlier completion.
+
+What a request sees before its own tokens are levels: its prompt, then a part of each completion that it descends
+from. They are read where they are, by row, and never copied to the request. A fork feeds the last token that it
+keeps once more, so that of a completion nothing but its keys and values has to be kept.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxrl_tok import models
+from jaxrl_tok.samplers import draw
+from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
+
+# Forks draw the keys of their branches from numbers that no position of a token has.
+FORK = 1 << 30
+
+
+# Says which tokens of the vocabulary have a piece of text in theirs: bool[V], on the host.
+Contains = Callable[[str], np.ndarray]
+
+
+def nothing_contains(text: str) -> np.ndarray:
+    """What is known of tokens without a tokenizer."""
+    return np.zeros(0, bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A policy that has read its prompts, and how it decodes.
+
+    `axis_name` names the mesh axes inside `shard_map`: prompts, slots and requests are then those of the shard, and
+    all shards make the same number of steps.
+    """
+
+    model: models.Model
+    weights: Any  # as `decode` reads them
+    prompts: Prompts
+    hidden: Leaf  # [P, D], of each prompt's last token
+    cache: Any  # of the prompts
+    max_tokens: int  # T, of a whole completion
+    end_ids: tuple[int, ...]
+    slots: int  # decoded at once, where nothing has to be kept
+    axis_name: str | tuple[str, ...] | None = None
+    contains: Contains = nothing_contains
+
+    @classmethod
+    def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":
+        """Reads the prompts; `how` are the fields behind `max_tokens`."""
+        hidden, cache = model.prefill(params, prompts.tokens, prompts.lengths)
+        weights = model.for_decoding(params, prompts.tokens.shape[1] + max_tokens)
+        return cls(model, weights, prompts, hidden, cache, max_tokens, **how)
+
+
+@pytree
+class Requests:
+    """N completions to be sampled, or to be gone on with.
+
+    A request's token number t of the completion is drawn with its key folded with t: keys and positions decide, and
+    not the phase in which a token is drawn.
+    """
+
+    keys: Leaf  # key[N]
+    sampling: Sampling  # [N]; the limit is of the tokens that are sampled here
+    prompt_of: Leaf  # i32[N]
+    levels: tuple[models.Level, ...]  # the prompts, then the completions that it descends from, the oldest first
+    # Of forks; None = all start at their prompts.
+    position: Leaf = None  # i32[N], tokens before the first that is sampled here; 0 starts at the prompt
+    token: Leaf = None  # i32[N], the last of them
+    wanted: Leaf = None  # bool[N], None = all
+
+
+class Extended(NamedTuple):
+    """What was sampled for N requests of up to T tokens."""
+
+    tokens: Int[Array, "N T"]
+    logprobs: Float[Array, "N T"]
+    thresholds: Float[Array, "N T"]  # see `draw`
+    lengths: Int[Array, " N"]  # 0 of a request that was not wanted
+    ended: Bool[Array, " N"]  # by an end token
+    steps: Int[Array, ""]
+    entropies: Float[Array, "N T"] | None  # of the distribution drawn from
+    cache: Any  # by request, where it was to be kept
+
+
+def from_prompts(engine: Engine, prompt_of: Int[Array, " N"], keys: Key[Array, " N"], sampling: Sampling) -> Requests:
+    """Returns requests that start at their prompts."""
+    size = engine.prompts.tokens.shape[1]
+    start = size - engine.prompts.lengths[prompt_of]
+    level = models.Level(engine.cache, prompt_of, start, jnp.full_like(start, size))
+    return Requests(keys, sampling, prompt_of, (level,))
+
+
+def fork(
+    requests: Requests,
+    done: Extended,
+    row: Int[Array, " M"],
+    kept: Int[Array, " M"],
+    branch: Int[Array, " M"],
+    wanted: Bool[Array, " M"] | None = None,
+) -> Requests:
+    """Returns requests that go on from a completion of a finished phase, which has kept its cache.
+
+    Request m keeps the first `kept[m]` of the tokens that `requests[row[m]]` has sampled; 0 of them only where that
+    one starts at its prompt. Branch 0 has its parent's key, and so samples what its parent has; the others have keys
+    of their own, by the parent's, the place and the number of the branch. The limits are what is left of the parent's.
+    """
+    earlier = jnp.zeros_like(kept) if requests.position is None else requests.position[row]
+    # The parent's cache has the token that it was itself fed again, then all it sampled but the last.
+    fed = 0 if requests.position is None else (earlier > 0).astype(kept.dtype)
+    seen = models.Level(done.cache, row, jnp.zeros_like(kept), fed + jnp.maximum(kept - 1, 0))
+    position = earlier + kept
+    sampling = jax.tree.map(lambda x: x[row], requests.sampling)
+    return Requests(
+        keys=branch_keys(requests.keys[row], position, branch),
+        sampling=dataclasses.replace(sampling, limit=sampling.limit - kept),
+        prompt_of=requests.prompt_of[row],
+        levels=(*(level.of(row) for level in requests.levels), seen),
+        position=position,
+        token=done.tokens[row, jnp.maximum(kept - 1, 0)],
+        wanted=wanted,
+    )
+
+
+def branch_keys(keys: Key[Array, " N"], position: Int[Array, " N"], branch: Int[Array, " N"]) -> Key[Array, " N"]:
+    """Returns the keys of the branches of forks: number 0 has its parent's."""
+    fold = jax.vmap(jax.random.fold_in)
+    return jnp.where(branch == 0, keys, fold(fold(keys, FORK + position), branch))
+
+
+class _Loop(NamedTuple):
+    """State of the decode loop: B slots, N requests, T tokens a request."""
+
+    request: Array  # i32[B], the request in this slot
+    length: Array  # i32[B], tokens it has so far
+    token: Array  # i32[B], the last of them
+    live: Array  # bool[B]
+    waiting: Array  # i32[], the next request to admit
+    cache: Any
+    tokens: Array  # i32[N, T]
+    logprobs: Array  # f32[N, T]
+    thresholds: Array  # f32[N, T]
+    entropies: Any  # f32[N, T], or None
+    lengths: Array  # i32[N]
+    ended: Array  # bool[N], by an end token
+    steps: Array  # i32[], passes through the loop
+    busy: Array  # bool[], whether any slot of any device is live
+
+
+def extend(
+    engine: Engine, requests: Requests, size: int, *, keep: bool = False, refill: bool = True, entropy: bool = False
+) -> Extended:
+    """Samples up to `size` tokens for each request.
+
+    At most `engine.slots` requests run at once. With `refill` a slot that ends takes the next waiting request at
+    once; without, a new round of requests starts when all have ended. With `keep` there is a slot for each request,
+    whatever the number of slots, and their cache is returned, for forks. With `entropy` also the entropy of each
+    distribution that was drawn from.
+    """
+    count = requests.prompt_of.shape[0]
+    slots = count if keep else min(engine.slots, count)
+    wanted = requests.wanted
+    order, total = None, jnp.int32(count)
+    if wanted is not None and not keep:
+        place = jnp.where(wanted, jnp.cumsum(wanted, dtype=jnp.int32) - 1, count)  # out of range = dropped
+        order = jnp.zeros_like(place).at[place].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+        total = jnp.sum(wanted, dtype=jnp.int32)
+    state = _start(engine, requests, slots, size, order, total, entropy)
+    body = functools.partial(
+        _step, engine=engine, requests=requests, order=order, total=total, refill=refill, entropy=entropy
+    )
+    state = jax.lax.while_loop(lambda state: state.busy, body, state)
+    found = {name: getattr(state, name) for name in Extended._fields if name != "cache"}
+    return Extended(**found, cache=state.cache if keep else None)
+
+
+def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any, total: Array, entropy: bool) -> _Loop:
+    count = requests.prompt_of.shape[0]
+    state = _Loop(
+        request=jnp.arange(slots, dtype=jnp.int32),
+        length=jnp.zeros(slots, jnp.int32),
+        token=jnp.zeros(slots, jnp.int32),
+        live=jnp.ones(slots, bool),
+        waiting=jnp.int32(slots),
+        cache=engine.model.empty_cache(slots, size),
+        tokens=jnp.zeros((count, size), jnp.int32),
+        logprobs=jnp.zeros((count, size), jnp.float32),
+        thresholds=jnp.full((count, size), -jnp.inf, jnp.float32),
+        entropies=jnp.zeros((count, size), jnp.float32) if entropy else None,
+        lengths=jnp.zeros(count, jnp.int32),
+        ended=jnp.zeros(count, bool),
+        steps=jnp.int32(0),
+        busy=jnp.bool_(True),
+    )
+    # Inside shard_map a loop's carry must vary over the mesh from the start as it does after a step.
+    if engine.axis_name is not None:
+        state = jax.lax.pcast(state, engine.axis_name, to="varying")
+    if order is not None:
+        state = state._replace(request=order[:slots], live=state.request < total)
+    elif requests.wanted is not None:
+        state = state._replace(live=requests.wanted)
+    return state if requests.token is None else state._replace(token=requests.token[state.request])
+
+
+def _logits(model: models.Model, weights: Any, hidden: Array) -> Array:
+    head = model.head(weights)
+    if head is None:
+        logits = hidden.astype(jnp.float32)
+    else:
+        logits = jnp.einsum("BD,VD->BV", hidden, head, preferred_element_type=jnp.float32)
+    return logits if model.logit_cap is None else model.logit_cap * jnp.tanh(logits / model.logit_cap)
+
+
+def _next_logits(state: _Loop, engine: Engine, requests: Requests, request: Array) -> tuple[Array, Any]:
+    """Feeds each slot its last token; returns the logits of the next one and the longer cache."""
+    starts = state.length == 0
+    # A slot that starts at its prompt has no token to feed: what it reads is its prompt's last hidden state. A fork
+    # is fed the last token that it keeps, in its own first place.
+    fed = state.length - 1
+    if requests.position is not None:
+        forked = requests.position[request] > 0
+        starts, fed = starts & ~forked, jnp.where(forked, state.length, fed)
+    levels = tuple(level.of(request) for level in requests.levels)
+    decoded, cache = engine.model.decode(engine.weights, state.token, jnp.maximum(fed, 0), state.cache, levels)
+    seen = jnp.where(starts[:, None], engine.hidden[requests.prompt_of[request]], decoded)
+    return _logits(engine.model, engine.weights, seen), cache
+
+
+def _step(
+    state: _Loop,
+    *,
+    engine: Engine,
+    requests: Requests,
+    order: Any,
+    total: Array,
+    refill: bool,
+    entropy: bool,
+) -> _Loop:
+    """Feeds each slot its last token, samples the next one, and refills the slots that ended."""
+    count = requests.prompt_of.shape[0]
+    request = jnp.minimum(state.request, count - 1)
+    logits, cache = _next_logits(state, engine, requests, request)
+    ask = jax.tree.map(lambda x: x[request], requests.sampling)
+    position = state.length if requests.position is None else state.length + requests.position[request]
+    token, logprob, threshold = draw(
+        jax.vmap(jax.random.fold_in)(requests.keys[request], position),
+        logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p,
+    )  # fmt: skip
+    length = state.length + 1
+    is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
+    done = state.live & (is_end | (length >= ask.limit))
+
+    write = jnp.where(state.live, request, count)  # out of range = dropped
+    at = state.length
+    entropies = state.entropies
+    if entropy:
+        entropies = entropies.at[write, at].set(sampled_entropy(logits, ask.temperature, threshold), mode="drop")
+    going = state.live & ~done
+    free = done | ~state.live
+    candidate = state.waiting + jnp.cumsum(free) - 1
+    takes = free & (candidate < total) & (True if refill else ~jnp.any(going))
+    live = going | takes
+    busy = jnp.any(live)
+    if engine.axis_name is not None:
+        busy = jax.lax.pmax(busy.astype(jnp.int32), engine.axis_name) > 0
+        busy = jax.lax.pcast(busy, engine.axis_name, to="varying")
+    admitted = candidate if order is None else order[jnp.minimum(candidate, count - 1)]
+    request = jnp.where(takes, admitted, state.request).astype(jnp.int32)
+    if requests.token is not None:
+        token_fed = jnp.where(takes, requests.token[jnp.minimum(request, count - 1)], token)
+    return _Loop(
+        request=request,
+        length=jnp.where(takes, 0, length),
+        token=token if requests.token is None else token_fed,
+        live=live,
+        waiting=(state.waiting + jnp.sum(takes)).astype(jnp.int32),
+        cache=cache,
+        tokens=state.tokens.at[write, at].set(token, mode="drop"),
+        logprobs=state.logprobs.at[write, at].set(logprob, mode="drop"),
+        thresholds=state.thresholds.at[write, at].set(threshold, mode="drop"),
+        entropies=entropies,
+        lengths=state.lengths.at[write].set(length, mode="drop"),
+        ended=state.ended.at[write].set(is_end, mode="drop"),
+        steps=state.steps + 1,
+        busy=busy,
+    )
+
+
+def sampled_entropy(
+    logits: Float[Array, "B V"], temperature: Float[Array, " B"], threshold: Float[Array, " B"]
+) -> Float[Array, " B"]:
+    """Returns the entropy, in nats, of what `draw` draws from: 0 at temperature 0."""
+    logprobs = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1)[:, None], axis=-1)
+    kept = logprobs >= threshold[:, None]
+    logprobs = jnp.where(kept, logprobs, -jnp.inf)
+    total = jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
+    entropy = -jnp.sum(jnp.where(kept, jnp.exp(logprobs - total) * (logprobs - total), 0), axis=-1)
+    return jnp.where(temperature > 0, entropy, 0)

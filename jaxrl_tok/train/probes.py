@@ -1,0 +1,64 @@
+"""The values of states inside of completions: the mean rewards of rollouts from them."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxrl_tok.io.data import Batch as Questions
+from jaxrl_tok.rewards.batch import joined, to_json
+from jaxrl_tok.train.evaluate import repeat
+from jaxrl_tok.types import Probes, Rollouts
+
+if TYPE_CHECKING:
+    from jaxrl_tok.train.loop import Loop
+
+
+def state_values(loop: "Loop", questions: Questions, rollouts: Rollouts, probes: Probes) -> Float[np.ndarray, "P G M1"]:
+    """Returns the mean reward of the rollouts from each state, NaN where there is none. Host arrays.
+
+    Each rollout is judged, behind what it went on from, as a completion is; each process judges its own questions.
+    """
+    pool = loop.pool
+    assert pool is not None
+    mine = loop.peers.share(len(questions.prompts))
+    there = probes.lengths > 0
+    texts = [loop.data.tokenizer.decode(ids) for ids in _tokens(rollouts, probes, mine, loop.data.tokenizer.eos_ids)]
+    counts = there[mine].sum((1, 2, 3)).tolist()
+
+    def scored() -> dict[str, Any]:
+        columns = {name: repeat(values[mine], counts) for name, values in questions.columns.items()}
+        return to_json(pool.score(repeat(questions.prompts[mine], counts), texts, columns))
+
+    found = joined(loop.peers.exchange(scored))
+    for line in found.errors:
+        loop.console.warn(line.split(":")[0], line)
+    rewards = np.zeros(there.shape, np.float32)
+    valid = np.zeros(there.shape, bool)
+    rewards[there], valid[there] = found.rewards, found.valid
+    return means(rewards, valid, probes.cuts)
+
+
+def means(
+    rewards: Float[np.ndarray, "P G M K"], valid: Bool[np.ndarray, "P G M K"], cuts: Int[np.ndarray, "P G M"]
+) -> Float[np.ndarray, "P G M1"]:
+    """Averages over the rollouts with a reward. The prompt's state is probed once, and is that of its whole group."""
+    count = valid.sum(3)
+    values = np.full((*cuts.shape[:2], cuts.shape[2] + 1), np.nan, np.float32)
+    total = np.where(valid, rewards, 0).sum(3, dtype=np.float64)
+    values[..., :-1] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    for p in range(len(cuts)):
+        start = cuts[p] == 0
+        known = values[p, :, :-1][start & (count[p] > 0)]
+        values[p, :, :-1][start] = known[0] if known.size else np.nan
+    return values
+
+
+def _tokens(rollouts: Rollouts, probes: Probes, mine: slice, end_ids: tuple[int, ...]) -> list[list[int]]:
+    """The tokens of each rollout behind those that it went on from, without end tokens."""
+    found = []
+    for p, g, m, k in np.argwhere(probes.lengths[mine] > 0) + np.array([mine.start, 0, 0, 0]):
+        before = rollouts.tokens[p, g, : probes.cuts[p, g, m]]
+        row = np.concatenate([before, probes.tokens[p, g, m, k, : probes.lengths[p, g, m, k]]])
+        found.append(row[~np.isin(row, end_ids)].tolist())
+    return found

@@ -1,0 +1,125 @@
+"""Runs whose completions are not independent: trees, and rollouts from states inside of completions."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from jaxrl_tok.config.load import load_run
+from jaxrl_tok.errors import ConfigError
+from jaxrl_tok.io.metrics import read_lines
+from jaxrl_tok.train import plan, session, show
+from tests.e2e.command import BUILT, built_once, train, write
+
+# optax and the loop's host code are not written for strict promotion.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+SMALL = ("mesh.preset=single", "rollout.max_tokens=12", "run.steps=3", "optimizer.learning_rate=0.01")
+TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,2,2]", "recipe.rollout.segment_tokens=4", "rollout.group=8")
+
+
+def lines(folder, name="metrics"):
+    found = read_lines(folder / f"runs/run/{name}.jsonl")
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))} for line in found]
+
+
+def finished(folder, *sets):
+    ended = train(write(folder, judge="last_character"), *sets)
+    assert ended.code == 0, ended
+    return lines(folder)[1:]
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trees") / "run"
+    return folder, finished(folder, *SMALL, *TREE)
+
+
+def test_a_run_on_trees_learns_from_the_leaves_that_there_are(trees):
+    folder, steps = trees
+    assert len(steps) == 3 and all(np.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in steps)
+    written = lines(folder, "completions")
+    for step in steps:
+        rows = [row for row in written if row["step"] == step["step"]]
+        # 4 prompts, 8 leaves; an early end takes leaves away, and these are neither scored nor counted.
+        assert step["rewards/length/scored"] == len(rows) <= 32
+        assert step["completions/min_length"] >= 1 and step["frac_trainable"] <= 1
+        assert step["sampling/sampling_logp_difference/max"] < 1e-4
+        assert any(row["advantage"] for row in rows)
+    assert min(step["rewards/length/scored"] for step in steps) < 32
+    # What leaves share was sampled, and counts, once: a tree has at most 2 * 4 + 4 * 4 + 8 * 4 tokens.
+    assert 0 < steps[0]["num_tokens"] <= 4 * 56 + 4 * 8 * 4
+
+
+@pytest.mark.slow
+def test_a_run_on_trees_goes_on_as_if_it_had_not_stopped(trees, tmp_path):
+    folder, steps = tmp_path / "run", trees[1]
+    finished(folder, *SMALL, *TREE, "run.steps=2")
+    assert train(folder, *SMALL, *TREE).code == 0
+    assert lines(folder)[1:] == steps
+
+
+CHAIN = ("recipe=spo_chain", "recipe.rollout.interval=3")
+VINE = ("recipe=vine_ppo", "recipe.rollout.separator==")
+PROBED = ("recipe.rollout.samples=2", "recipe.rollout.segments=3", "run.steps=2")
+
+
+@pytest.mark.parametrize("sets", [CHAIN, pytest.param(VINE, marks=pytest.mark.slow)], ids=["spo_chain", "vine_ppo"])
+def test_a_run_on_values_of_rollouts_learns_and_compiles_once(sets, tmp_path, monkeypatch):
+    built_once(monkeypatch)
+    BUILT.clear()
+    steps = finished(tmp_path / "run", *SMALL, *PROBED, *sets)
+    assert len(steps) == 2 and all(np.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in steps)
+    # 16 completions; rollouts from inside are no completions, but their tokens count.
+    written = lines(tmp_path / "run", "completions")
+    assert [step["rewards/length/scored"] for step in steps] == [16, 16] and len(written) == 32
+    own = 16 * steps[0]["completions/mean_length"] + 4 * 16
+    assert own < steps[0]["num_tokens"] < 8 * own
+    assert len({row["advantage"] for row in written}) > 8
+    (built,) = BUILT.values()
+    assert [program._cache_size() for program in (built.method, built.main.assemble, built.main.update)] == [1, 1, 1]
+
+
+def described(folder, *sets):
+    with contextlib.chdir(folder):
+        return show.show(folder / "run.toml", [*SMALL, *sets])
+
+
+def test_show_names_the_rollouts(tmp_path):
+    text = described(write(tmp_path / "run"), *TREE)
+    row = next(line for line in text.splitlines() if line.startswith("#   rollout "))
+    assert row.split() == ["#", "rollout", "spo_tree", "branches", "=", "[2,", "2,", "2],", "segment_tokens", "=", "4"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (("rollout.group=4",), "has 8 leaves; expected as many as rollout.group = 4"),
+        (("recipe.rollout.segment_tokens=6",), "segment_tokens = 6: expected 1 to 5"),
+        (("recipe.rollout=spo_tre",), "rollout: no method 'spo_tre'; did you mean 'spo_tree'?"),
+        (("recipe.rollout.branch=[2]",), "rollout: spo_tree has no hyperparameter 'branch'; did you mean 'branches'?"),
+        (("recipe.rollout.branches=2",), "rollout: spo_tree: branches = 2 must be"),
+        (("advantage=vine_ppo",), "it needs a segmenter, rollouts from the states between segments"),
+        (("recipe=vine_ppo",), r"separator = '\n': expected text that some token of the vocabulary has in it"),
+    ],
+)
+def test_rollouts_that_cannot_be_are_refused_at_load(sets, words, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        described(write(tmp_path / "run"), *(TREE if "recipe=vine_ppo" not in sets else ()), *sets)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_answers_have_no_rollouts_and_a_plan_is_of_independent_ones(tmp_path):
+    folder = write(tmp_path / "run")
+    with contextlib.chdir(folder), pytest.raises(ConfigError, match=r"recipe.rollout = .*has no rollouts"):
+        load_run("run.toml", ["recipe=sft", "recipe.rollout=spo_tree"])
+    with contextlib.chdir(folder), pytest.raises(ConfigError, match="a plan is of a recipe with independent"):
+        plan.compile_step(folder / "run.toml", [*SMALL, *TREE], "cpu:1")
+
+
+def test_a_run_without_a_method_has_no_program_of_one(tmp_path):
+    folder = write(tmp_path / "run")
+    with contextlib.chdir(folder):
+        run = load_run("run.toml", SMALL)
+        built, _ = session._build(run, folder / "run.toml")
+    assert built.method is None and run.recipe.rollout is None

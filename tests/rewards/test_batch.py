@@ -1,0 +1,22 @@
+import numpy as np
+
+from jaxrl_tok.rewards.batch import RewardBatch, among
+
+
+def test_completions_that_do_not_exist_have_no_reward():
+    scored = {"scored": 1, "abstained": 0, "timed_out": 0, "crashed": 1}
+    batch = RewardBatch(
+        rewards=np.array([0.5, 0.0], np.float32),
+        valid=np.array([True, False]),
+        parts=np.array([[0.5], [np.nan]], np.float32),
+        outcomes={"mine": scored},
+        sample_outcomes=["scored", "crashed"],
+        errors=["mine: raised"],
+    )
+    whole = among(batch, np.array([False, True, False, True]))
+    np.testing.assert_array_equal(whole.rewards, np.array([0, 0.5, 0, 0], np.float32))
+    np.testing.assert_array_equal(whole.valid, [False, True, False, False])
+    np.testing.assert_array_equal(whole.parts, np.array([[np.nan], [0.5], [np.nan], [np.nan]], np.float32))
+    assert whole.sample_outcomes == ["absent", "scored", "absent", "crashed"]
+    assert (whole.outcomes, whole.errors) == (batch.outcomes, batch.errors)
+    np.testing.assert_array_equal(among(batch, np.array([True, True])).rewards, batch.rewards)
