@@ -116,11 +116,12 @@ def decoded_case(dtype=jnp.float32):
     """Six slots with keys of their own and two shared parts of different spans."""
     shapes = ((6, 2, 2, 4), (6, 2, 5, 4), (6, 2, 5, 4), (6, 2, 7, 4), (6, 2, 7, 4), (6, 2, 8, 4), (6, 2, 8, 4))
     q, k, v, *rest = (jnp.asarray(random(*shape, seed=i), dtype) for i, shape in enumerate(shapes))
-    rng = np.random.default_rng(0)
-    at = jnp.asarray(rng.integers(0, 5, 6), jnp.int32)
-    prompt = layers.Shared(*rest[:2], jnp.asarray(rng.integers(0, 7, 6), jnp.int32), jnp.full(6, 7, jnp.int32))
-    ends = jnp.asarray(rng.integers(0, 9, 6), jnp.int32).at[0].set(0)
-    return q, k, v, at, prompt, layers.Shared(*rest[2:], jnp.zeros(6, jnp.int32), ends)
+    # Within a window of 4 and without, of nothing in the middle and of much.
+    at, first, start, end = jnp.array(
+        [[0, 1, 0, 4, 2, 3], [5, 4, 3, 1, 2, 0], [4, 0, 7, 0, 5, 1], [5, 0, 8, 6, 7, 1]], jnp.int32
+    )
+    prompt = layers.Shared(*rest[:2], first, jnp.full(6, 7, jnp.int32))
+    return q, k, v, at, prompt, layers.Shared(*rest[2:], start, end)
 
 
 @pytest.mark.parametrize("how", [layers.Attention(), layers.Attention(0.3, 2.0, 4)], ids=["plain", "window"])

@@ -183,6 +183,10 @@ def test_keys_of_branches_are_all_different_and_no_tokens_key():
     assert (bits[branch == 0] == np.asarray(jax.random.key_data(key))).all()
     tokens = np.asarray(jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key[0], jnp.arange(64))))
     assert len({*map(tuple, bits[np.asarray(branch) > 0]), *map(tuple, tokens)}) == 32 + 64
+    # Nor are they made of the key of a token, whose bits have been drawn from.
+    fold = jax.vmap(jax.random.fold_in)
+    of_tokens = np.asarray(jax.random.key_data(fold(fold(keys, position), branch)))
+    assert (bits != of_tokens).any(-1)[np.asarray(branch) > 0].all()
 
 
 def test_entropies_are_the_scoring_passes():

@@ -10,6 +10,9 @@ import pytest
 from jaxrl_tok.rollouts.extend import Engine
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.rollouts.probes import positions, probed, thinned
+from jaxrl_tok.sharding.mesh import make_mesh
+from jaxrl_tok.sharding.place import replicate, shard_batch
+from jaxrl_tok.train.programs import method_program
 from jaxrl_tok.train.score import score
 from jaxrl_tok.types import Prompts
 from tests import tiny
@@ -108,6 +111,19 @@ def test_slots_change_nothing(slots):
     (_, a), (_, b) = found(), found(slots)
     np.testing.assert_array_equal(a.probes.lengths, b.probes.lengths)
     np.testing.assert_array_equal(a.probes.tokens, b.probes.tokens)
+
+
+def test_one_device_and_four_give_the_same_probes():
+    prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT)
+    method = functools.partial(probed, starts=every_other, samples=SAMPLES, segments=SEGMENTS)
+    mesh = make_mesh({"data": -1}, jax.devices())
+    run = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=40)
+    placed = replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0)
+    sampled = jax.device_get(run(*placed, jnp.int32(1)))
+    jax.tree.map(np.testing.assert_array_equal, sampled.probes, found()[1].probes)
+    jax.tree.map(np.testing.assert_array_equal, sampled.fields, found()[1].fields)
+    run(*placed, jnp.int32(2))
+    assert run._cache_size() == 1  # another step, other states: the same program
 
 
 def test_probes_are_distributed_as_independent_completions_behind_the_same_token():
