@@ -35,6 +35,7 @@ def trees(tmp_path_factory):
     return folder, finished(folder, *SMALL, *TREE)
 
 
+@pytest.mark.slow
 def test_a_run_on_trees_learns_from_the_leaves_that_there_are(trees):
     folder, steps = trees
     assert len(steps) == 3 and all(np.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in steps)

@@ -84,7 +84,7 @@ def tails(parents):
     return row, kept, branch, parents.tokens[row[:, None], at], parents.logprobs[row[:, None], at], there
 
 
-@pytest.mark.parametrize("name", ["plain", "window", pytest.param("scan", marks=SLOW)])
+@pytest.mark.parametrize("name", [pytest.param("plain", marks=SLOW), "window", pytest.param("scan", marks=SLOW)])
 def test_the_first_branch_samples_what_its_parent_has(name):
     parents, children = forked(name)
     _, kept, branch, tokens, logprobs, there = tails(parents)
@@ -97,6 +97,7 @@ def test_the_first_branch_samples_what_its_parent_has(name):
     np.testing.assert_array_equal(children.ended[first], parents.ended[np.asarray(every_place()[0])][first])
 
 
+@pytest.mark.slow
 def test_branches_differ_from_their_parent_and_from_each_other():
     _, children = forked()
     tokens = children.tokens[:, :3].reshape(-1, 3, 3)  # of one place, by branch
@@ -106,6 +107,7 @@ def test_branches_differ_from_their_parent_and_from_each_other():
         assert (tokens[long, a] != tokens[long, b]).any(-1).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_what_is_not_wanted_is_not_sampled():
     parents, children = forked("plain", 7, True)
     _, _, _, _, _, there = tails(parents)

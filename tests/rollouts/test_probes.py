@@ -46,6 +46,7 @@ def found(slots=200):
     return jax.device_get(run(tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT)))
 
 
+@pytest.mark.slow
 def test_the_completions_are_the_independent_ones():
     plain, sampled = found()
     np.testing.assert_array_equal(plain.mask, sampled.rollouts.mask)
@@ -113,6 +114,7 @@ def test_slots_change_nothing(slots):
     np.testing.assert_array_equal(a.probes.tokens, b.probes.tokens)
 
 
+@pytest.mark.slow
 def test_one_device_and_four_give_the_same_probes():
     prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT)
     method = functools.partial(probed, starts=every_other, samples=SAMPLES, segments=SEGMENTS)
@@ -126,6 +128,7 @@ def test_one_device_and_four_give_the_same_probes():
     assert run._cache_size() == 1  # another step, other states: the same program
 
 
+@pytest.mark.slow
 def test_probes_are_distributed_as_independent_completions_behind_the_same_token():
     """One probe a completion, from the state after its first token where that is not the end."""
     model, weights, (tokens, lengths), probabilities = toy()

@@ -67,6 +67,7 @@ def test_with_one_branch_it_is_plain_sampling(branches):
     assert_same(grown(branches).rollouts, jax.device_get(plain(tiny.prompts(PROMPTS, SIZE), sampling)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [5, pytest.param(1, marks=SLOW)])
 def test_slots_change_nothing(slots):
     a, b = grown(), grown(slots=slots)
@@ -165,6 +166,7 @@ def test_advantages_of_siblings_add_up_to_nothing_and_of_a_path_to_its_gain():
         np.testing.assert_allclose([*gains.values()], gains[0], atol=1e-5)  # the value of the root
 
 
+@pytest.mark.slow
 def test_each_leaf_is_distributed_as_an_independent_completion():
     """One leaf of each tree, so that the draws are independent; a leaf that does not exist is that of its node."""
     model, weights, (tokens, lengths), probabilities = toy()

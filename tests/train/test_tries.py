@@ -160,10 +160,10 @@ def compare(name, changes=None, *, microbatches=1, devices=1, bound=2e-6, dtype=
     ("name", "changes", "options"),
     [
         ("grpo_kl", {}, {"microbatches": 2, "devices": 4, "filtered": True}),
-        ("gspo", EXPERTS, {"microbatches": 2}),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                ("gspo", EXPERTS, {"microbatches": 2}),
                 ("grpo", SLIDING, {}),
                 *((name, changes, {"devices": n}) for name in RECIPES for changes in ({}, EXPERTS) for n in (1, 4)),
             )
@@ -184,6 +184,7 @@ def test_in_double_precision_nothing_is_left_of_the_difference(name, changes):
     completions.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_prompt_for_each_completion_gives_the_same():
     batch, _ = grouped("grpo_kl")
     params = tiny.weights(tiny.model())
