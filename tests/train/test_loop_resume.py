@@ -28,7 +28,6 @@ def kill_when(folder, cache, sets, condition, delay=0.0):
     process.communicate()
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, cache):
     expected = undisturbed(tmp_path, cache, ())
     assert [line["step"] for line in expected[0]] == list(range(7))
