@@ -124,7 +124,7 @@ def completions(dtype="float32"):
 def grouped(name, *, parts=1, shards=1, filtered=False, dtype="float32"):
     """A batch of a recipe, and the same with its tries."""
     fields, recipe, prompts = completions(dtype), cases.recipe(name), tiny.prompts(cases.PROMPTS, 5)
-    wanted = recipe.assemble_reads | recipe.step_reads | {"tokens", "mask", "valid", "sampler_logprobs"}
+    wanted = recipe.assemble_reads | recipe.step_reads | recipe.judged | {"tokens", "mask", "sampler_logprobs"}
     heat = np.full((cases.PROMPTS, cases.GROUP), 0.875, dtype)
     kept = np.where(fields["tokens"] == 3, -5.0, -np.inf).astype(dtype) if filtered else None
     have = {k: v for k, v in fields.items() if k in wanted}
