@@ -89,8 +89,8 @@ def score(
         kept = _per_shard(kept_logprobs, states, least, scores.lse, **options)
         found["proxy_logprobs"] = jnp.where(scores.logprobs >= least, kept, -jnp.inf)
     values = model.values(params, states.hidden) if isinstance(model, models.Critic) else None
-    by_token = (logprobs, scores.entropy, found, values)
-    logprobs, entropy, found, values = jax.tree.map(states.by_token, by_token)
+    given = (logprobs, scores.entropy, found, values)
+    logprobs, entropy, found, values = jax.tree.map(states.by_token, given)
     return Scores(logprobs, entropy, found, states.balance, values)
 
 

@@ -47,7 +47,7 @@ def pack(prompts: Prompts, rollouts: Rollouts, *, filtered: bool = False, parts:
 
 def rounded(size: int) -> int:
     """Returns the smallest size from `size` on of those that rows have: 8 steps for each doubling, from 64 on."""
-    step = max(1, 1 << max(0, (max(size, 64) - 1).bit_length() - 1)) // SIZES
+    step = (1 << ((max(size, 64) - 1).bit_length() - 1)) // SIZES
     return max(64, -(-size // step) * step)
 
 
