@@ -117,6 +117,8 @@ class RolloutSection(Section):
     """Sample among the likeliest tokens that together hold this mass; 1 = all."""
     min_p: Fraction = 0.0
     """Sample among tokens with at least this share of the likeliest one's probability; 0 = all."""
+    stop: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Strings that end a completion, in evaluation too; the reward sees the text before."""
 
 
 class RewardSection(OpenSection):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok import models
+from jaxrl_tok.rollouts.stop_strings import StopTable, advance
 from jaxrl_tok.samplers import draw
 from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
 
@@ -50,6 +51,7 @@ class Engine:
     slots: int  # decoded at once, where nothing has to be kept
     axis_name: str | tuple[str, ...] | None = None
     contains: Contains = nothing_contains
+    stops: StopTable | None = None  # strings that end a completion as an end token does
 
     @classmethod
     def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":
@@ -75,6 +77,7 @@ class Requests:
     position: Leaf = None  # i32[N], tokens before the first that is sampled here; 0 starts at the prompt
     token: Leaf = None  # i32[N], the last of them
     wanted: Leaf = None  # bool[N], None = all
+    stop: Leaf = None  # i32[N], how much of a stop string the tokens before have; None = nothing
 
 
 class Extended(NamedTuple):
@@ -84,7 +87,8 @@ class Extended(NamedTuple):
     logprobs: Float[Array, "N T"]
     thresholds: Float[Array, "N T"]  # see `draw`
     lengths: Int[Array, " N"]  # 0 of a request that was not wanted
-    ended: Bool[Array, " N"]  # by an end token
+    ended: Bool[Array, " N"]  # by an end token or a stop string
+    stop: Int[Array, "N T"] | None  # the state of the stop table behind each token, where there is one
     steps: Int[Array, ""]
     entropies: Float[Array, "N T"] | None  # of the distribution drawn from
     cache: Any  # by request, where it was to be kept
@@ -126,6 +130,7 @@ def fork(
         position=position,
         token=done.tokens[row, jnp.maximum(kept - 1, 0)],
         wanted=wanted,
+        stop=None if done.stop is None else done.stop[row, jnp.maximum(kept - 1, 0)],
     )
 
 
@@ -149,7 +154,8 @@ class _Loop(NamedTuple):
     thresholds: Array  # f32[N, T]
     entropies: Any  # f32[N, T], or None
     lengths: Array  # i32[N]
-    ended: Array  # bool[N], by an end token
+    ended: Array  # bool[N], by an end token or a stop string
+    stop: Any  # i32[N, T], the state of the stop table behind each token, or None
     steps: Array  # i32[], passes through the loop
     busy: Array  # bool[], whether any slot of any device is live
 
@@ -196,6 +202,7 @@ def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any
         entropies=jnp.zeros((count, size), jnp.float32) if entropy else None,
         lengths=jnp.zeros(count, jnp.int32),
         ended=jnp.zeros(count, bool),
+        stop=None if engine.stops is None else jnp.zeros((count, size), jnp.int32),
         steps=jnp.int32(0),
         busy=jnp.bool_(True),
     )
@@ -255,10 +262,16 @@ def _step(
     )  # fmt: skip
     length = state.length + 1
     is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
+    stopped = state.stop
+    if engine.stops is not None:
+        reached, stops = _read_on(state, engine.stops, requests, request, token)
+        is_end = is_end | stops
     done = state.live & (is_end | (length >= ask.limit))
 
     write = jnp.where(state.live, request, count)  # out of range = dropped
     at = state.length
+    if engine.stops is not None:
+        stopped = stopped.at[write, at].set(reached, mode="drop")
     entropies = state.entropies
     if entropy:
         entropies = entropies.at[write, at].set(sampled_entropy(logits, ask.temperature, threshold), mode="drop")
@@ -288,9 +301,17 @@ def _step(
         entropies=entropies,
         lengths=state.lengths.at[write].set(length, mode="drop"),
         ended=state.ended.at[write].set(is_end, mode="drop"),
+        stop=stopped,
         steps=state.steps + 1,
         busy=busy,
     )
+
+
+def _read_on(state: _Loop, stops: StopTable, requests: Requests, request: Array, token: Array) -> tuple[Array, Array]:
+    """Returns each slot's state of the stop table behind its new token, and whether a stop string is complete."""
+    begins = jnp.zeros_like(request) if requests.stop is None else requests.stop[request]
+    before = state.stop[request, jnp.maximum(state.length - 1, 0)]
+    return advance(stops, jnp.where(state.length == 0, begins, before), token)
 
 
 def sampled_entropy(

@@ -139,6 +139,7 @@ def build(
         "end_ids": tokenizer.eos_ids,
         "slots": rollout.slots or rollout.prompts * rollout.group,
         "dtype": compute_dtype(run.train, platform),
+        "stops": parts.stops_of(run, tokenizer),
     }
     return Build(
         run=run,

@@ -64,7 +64,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     if not loop.peers.first:
         return metrics, []
     if loop.peers.count > 1:
-        texts = completion_texts(jax.tree.map(lambda x: x[exists], host), loop.data.tokenizer)
+        texts = completion_texts(jax.tree.map(lambda x: x[exists], host), loop.data.tokenizer, loop.run.rollout.stop)
     return metrics, _completions(questions, texts, rewards, host, advantages)
 
 
@@ -114,7 +114,8 @@ def _rewards(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollout
     assert pool is not None
     mine = loop.peers.share(len(questions.prompts))
     exists = rollouts.mask.any(-1)
-    texts = completion_texts(jax.tree.map(lambda x: x[mine][exists[mine]], rollouts), loop.data.tokenizer)
+    own = jax.tree.map(lambda x: x[mine][exists[mine]], rollouts)
+    texts = completion_texts(own, loop.data.tokenizer, loop.run.rollout.stop)
     counts = exists[mine].sum(1).tolist()
 
     def scored() -> dict[str, Any]:

@@ -86,6 +86,14 @@ def described(folder, *sets):
         return show.show(folder / "run.toml", [*SMALL, *sets])
 
 
+@pytest.mark.slow
+def test_a_stop_string_ends_completions_and_is_not_in_their_text(tmp_path):
+    finished(tmp_path / "run", *SMALL, 'rollout.stop=["=", "11"]', "run.steps=1")
+    rows = lines(tmp_path / "run", "completions")
+    assert rows and not any("=" in row["completion"] or "11" in row["completion"] for row in rows)
+    assert any(not row["truncated"] for row in rows) and all(len(row["completion"]) <= 24 for row in rows)
+
+
 def test_show_names_the_rollouts(tmp_path):
     text = described(write(tmp_path / "run"), *TREE)
     row = next(line for line in text.splitlines() if line.startswith("#   rollout "))
