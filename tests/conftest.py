@@ -15,12 +15,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 import collections  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Ends every run with how many tests were skipped, and for want of what."""
+    """Ends every run with how many tests were skipped, and for want of what; SKIPPED names a file for their names."""
+    if os.environ.get("SKIPPED"):
+        names = dict.fromkeys(report.nodeid for report in terminalreporter.stats.get("skipped", ()))
+        Path(os.environ["SKIPPED"]).write_text("".join(f"{name}\n" for name in names))
     missing = collections.Counter(
         report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
         for report in terminalreporter.stats.get("skipped", ())

@@ -1,16 +1,19 @@
-"""Times what groups share: scoring and training of prefixes once and as often as they stand there, on a CPU.
+"""Times what groups share: prefixes scored, trained and sampled once and as often as they stand there, on a CPU.
 
-    python tools/bench_rollouts.py [--rounds 5] [--only star,tree]
+    python tools/bench_rollouts.py [--rounds 5] [--only star,tree,sampled,refill]
 
-Two groups, of a model of 4 layers and width 256, float32, with `train.share_prefix` "none", "prompt" and "tree" in
-turns: `star`, 8 completions of 64 tokens of a prompt of 512; `tree`, 6 x 6 x 6 segments of 32 tokens after a prompt of
-64, which are 216 completions. Scoring is one pass without gradient, an update is the gradient of GRPO's loss with Adam.
-Medians, the tokens that each computes, and times relative to "none".
+A model of 4 layers and width 256, float32, each way in turns; medians, and times relative to the first way.
+`star` and `tree` are groups that are scored and trained with `train.share_prefix` "none", "prompt" and "tree": 8
+completions of 64 tokens of a prompt of 512; 6 x 6 x 6 segments of 32 tokens after a prompt of 64, which are 216
+completions. Scoring is one pass without gradient, an update is the gradient of GRPO's loss with Adam. `sampled` samples
+the tree: as 216 rows with prompts of their own, as 216 completions of one prompt, and as segments. `refill` counts the
+steps of the decode loop for 128 requests of geometric lengths in 16 slots.
 """
 
 import argparse
 import dataclasses
 import functools
+import math
 import statistics
 import sys
 import time
@@ -37,15 +40,17 @@ def group(prompts: int, size: int, branches: tuple[int, ...], segment: int) -> t
     return rng.integers(3, VOCAB, (prompts, size)).astype(np.int32), tokens.astype(np.int32)
 
 
-def programs(shape: tuple[int, int, tuple[int, ...], int]) -> dict[tuple[str, str], tuple[Callable[[], Any], int]]:
-    """Returns by (pass, way) a compiled call without arguments, and the tokens that it computes."""
+def scored(shape: tuple[int, int, tuple[int, ...], int]) -> dict[tuple[str, str], tuple[Callable[[], Any], int]]:
+    """Returns by (pass, way) a compiled call without arguments, and the tokens that it computes.
+
+    Of groups that are scored and trained.
+    """
     import jax
     import jax.numpy as jnp
     import optax
 
     from jaxrl_tok.config.load import load_recipe
-    from jaxrl_tok.models import Architecture, Transformer
-    from jaxrl_tok.models import params as model_params
+    from jaxrl_tok.models import Transformer
     from jaxrl_tok.train.recipe import build_recipe
     from jaxrl_tok.train.score import score_batch
     from jaxrl_tok.train.step import train_step
@@ -53,7 +58,7 @@ def programs(shape: tuple[int, int, tuple[int, ...], int]) -> dict[tuple[str, st
     from jaxrl_tok.types import Batch, Prompts, Rollouts, TrainState
 
     prompt, tokens = group(*shape)
-    arch = Architecture(VOCAB, layers=4, dim=256, heads=4, kv_heads=2, head_dim=64, ffw=1024, qk_norm="head")
+    arch = architecture()
     count, completions, length = tokens.shape
     prompts = Prompts(prompt, np.full(count, shape[1], np.int32), np.arange(count, dtype=np.int32))
     mask, heat = np.ones(tokens.shape, bool), np.ones(tokens.shape[:2], np.float32)
@@ -67,7 +72,7 @@ def programs(shape: tuple[int, int, tuple[int, ...], int]) -> dict[tuple[str, st
     batch = jax.tree.map(jnp.asarray, Batch(prompts, fields, heat, None))
     optimizer = optax.adamw(1e-4)
     options = {"recipe": build_recipe(load_recipe("grpo")), "optimizer": optimizer, "rate": lambda step: 1e-4}
-    params = jax.jit(functools.partial(model_params.init, Transformer(arch).specs(), 0))()
+    params = weights()
     state = TrainState(params, optimizer.init(params), jnp.int32(0), None, {})
     distinct = {
         "none": completions * count * (shape[1] + length),
@@ -87,6 +92,103 @@ def programs(shape: tuple[int, int, tuple[int, ...], int]) -> dict[tuple[str, st
     return found
 
 
+def sampled(shape: tuple[int, int, tuple[int, ...], int]) -> dict[tuple[str, str], tuple[Callable[[], Any], int]]:
+    """Returns by way a compiled call that samples a full tree, and the tokens that it feeds to the model."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxrl_tok.models import Transformer
+    from jaxrl_tok.rollouts.extend import Engine
+    from jaxrl_tok.rollouts.generate import generate, request_keys
+    from jaxrl_tok.rollouts.spo_tree import spo_tree
+    from jaxrl_tok.types import Prompts
+
+    count, size, branches, segment = shape
+    model, params, length = Transformer(architecture()), weights(), segment * len(branches)
+    leaves = math.prod(branches)
+    tokens = jnp.asarray(group(*shape)[0])
+
+    def rows(params: Any, prompts: Any, completions: int) -> Any:
+        keys = request_keys(jnp.uint32(0), jnp.int32(0), jnp.int32(0), prompts.ids, jnp.arange(completions))
+        options = {"max_tokens": length, "end_ids": (), "slots": count * leaves}
+        return generate(params, model, prompts, keys, asked(keys.shape, length), **options)[0].tokens
+
+    def tree(params: Any, prompts: Any) -> Any:
+        engine = Engine.read(params, model, prompts, max_tokens=length, end_ids=(), slots=count * leaves)
+        keys = request_keys(jnp.uint32(0), jnp.int32(0), jnp.int32(0), prompts.ids, jnp.arange(leaves))
+        how = {"branches": branches, "segment_tokens": segment}
+        return spo_tree(engine, keys, asked(keys.shape, length), **how).rollouts.tokens
+
+    def prompts_of(copies: int) -> Any:
+        many = jnp.repeat(tokens, copies, axis=0)
+        return Prompts(many, jnp.full(len(many), size, jnp.int32), jnp.arange(len(many), dtype=jnp.int32))
+
+    nodes = sum(math.prod(branches[: d + 1]) for d in range(len(branches)))
+    ways = {
+        "rows": (functools.partial(rows, completions=1), prompts_of(leaves), leaves * (size + length)),
+        "prompt": (functools.partial(rows, completions=leaves), prompts_of(1), size + leaves * length),
+        "tree": (tree, prompts_of(1), size + nodes * segment),
+    }
+    found = {}
+    for way, (f, prompts, distinct) in ways.items():
+        call = jax.jit(f).lower(params, prompts).compile()
+        found["sample", way] = functools.partial(call, params, prompts), count * distinct
+    return found
+
+
+def refill(requests: int = 128, slots: int = 16, mean: float = 24.0, longest: int = 128) -> dict[str, int]:
+    """Returns the steps of the decode loop, with slots that are refilled and in rounds."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxrl_tok.models import Transformer
+    from jaxrl_tok.rollouts.generate import generate, request_keys
+    from jaxrl_tok.types import Prompts
+
+    model = Transformer(architecture(layers=1, dim=32, heads=2, kv_heads=1, head_dim=16, ffw=64))
+    params = weights(model)
+    lengths = np.minimum(np.random.default_rng(0).geometric(1 / mean, (requests, 1)), longest)
+    ids = jnp.arange(requests, dtype=jnp.int32)
+    prompts = Prompts(jnp.full((requests, 1), 3, jnp.int32), jnp.ones(requests, jnp.int32), ids)
+    keys = request_keys(jnp.uint32(0), jnp.int32(0), jnp.int32(0), ids, jnp.arange(1))
+    sampling = dataclasses.replace(asked(keys.shape, longest), limit=jnp.asarray(lengths, jnp.int32))
+
+    def steps(refilled: bool) -> int:
+        options = {"max_tokens": longest, "end_ids": (), "slots": slots, "refill": refilled}
+        return int(jax.jit(lambda: generate(params, model, prompts, keys, sampling, **options)[1])())
+
+    return {"refilled": steps(True), "in rounds": steps(False)}
+
+
+def architecture(**changes: Any) -> Any:
+    """Returns the sizes of the model."""
+    from jaxrl_tok.models import Architecture
+
+    sizes = {"layers": 4, "dim": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "ffw": 1024, "qk_norm": "head"}
+    return Architecture(VOCAB, **(sizes | changes))
+
+
+def weights(model: Any = None) -> Any:
+    """Returns parameters of a model, that of `architecture()` by default."""
+    import jax
+
+    from jaxrl_tok.models import Transformer
+    from jaxrl_tok.models import params as model_params
+
+    model = Transformer(architecture()) if model is None else model
+    return jax.jit(functools.partial(model_params.init, model.specs(), 0))()
+
+
+def asked(shape: tuple[int, ...], limit: int) -> Any:
+    """Returns the settings of plain sampling."""
+    import jax.numpy as jnp
+
+    from jaxrl_tok.types import Sampling
+
+    ones, off = jnp.ones(shape, jnp.float32), jnp.zeros(shape, jnp.int32)
+    return Sampling(jnp.full(shape, limit, jnp.int32), ones, off, ones, jnp.zeros_like(ones))
+
+
 def measure(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
     """Returns the median of the seconds that each call takes, all in turns; the first of each does not count."""
     import jax
@@ -100,20 +202,31 @@ def measure(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float
     return {key: statistics.median(values[1:]) for key, values in seconds.items()}
 
 
+def table(found: dict[tuple[str, str], tuple[Callable[[], Any], int]], rounds: int) -> None:
+    """Prints a line a way, and its ratios to the first way of the same work."""
+    times = measure({key: call for key, (call, _) in found.items()}, rounds)
+    first: dict[str, str] = {}
+    for (work, way), seconds in times.items():
+        base = (work, first.setdefault(work, way))
+        tokens, of = found[work, way][1], found[base][1]
+        line = f"{work:8}{way:>14}{tokens:10}{tokens / of:8.2f}{seconds:10.3f}{seconds / times[base]:8.2f}"
+        print(line, flush=True)
+
+
 def main() -> int:
-    """Prints a table a shape."""
+    """Prints a table a part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="star,tree", help="shapes, with commas between")
+    parser.add_argument("--only", default="star,tree,sampled,refill", help="parts, with commas between")
     options = parser.parse_args()
     for name in options.only.split(","):
-        found = programs(SHAPES[name])
-        times = measure({key: call for key, (call, _) in found.items()}, options.rounds)
-        print(f"{name:8}{'share_prefix':>14}{'tokens':>10}{'ratio':>8}{'seconds':>10}{'ratio':>8}")
-        for (work, way), seconds in times.items():
-            tokens, of = found[work, way][1], found[work, "none"][1]
-            line = f"{work:8}{way:>14}{tokens:10}{tokens / of:8.2f}{seconds:10.3f}{seconds / times[work, 'none']:8.2f}"
-            print(line, flush=True)
+        if name == "refill":
+            steps = refill()
+            share = steps["in rounds"] / steps["refilled"]
+            print(f"refill: {steps['refilled']} steps, in rounds {steps['in rounds']}: {share:.2f} times as many")
+            continue
+        print(f"{name:8}{'way':>14}{'tokens':>10}{'ratio':>8}{'seconds':>10}{'ratio':>8}")
+        table(sampled(SHAPES["tree"]) if name == "sampled" else scored(SHAPES[name]), options.rounds)
     return 0
 
 

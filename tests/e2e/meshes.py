@@ -100,7 +100,7 @@ def step(devices: int, *sets: str) -> dict[str, dict[str, np.ndarray]]:
     on = built(devices, *sets)
     prompts, asked, params = arguments(on)
     rollouts, _ = on.rollout(params, prompts, asked, np.int32(programs.TRAIN), np.int32(1))
-    scores = on.score(params, prompts, rollouts, False)
+    scores = on.score(params, prompts, rollouts, None, False)
     host = to_host(rollouts)
     rewards = (host.tokens.sum(-1) % 3 == 0).astype(np.float32)
     fields = shard_batch({"rewards": rewards, "valid": np.ones(rewards.shape, bool)}, on.mesh)

@@ -288,6 +288,7 @@ def test_a_disk_that_is_full_for_the_logs(folder):
     assert [row["step"] for row in completions(folder)] == [1 + i // 16 for i in range(16 * (steps[-1] + 2))]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_checkpoint(folder):
     """The limit lets the logs through, but no array."""
     ended = train_apart(folder, "run.steps=8", largest_file=12_000)

@@ -30,6 +30,7 @@ def scored(**sizes):
     return np.asarray(program(params, shard_batch(cases.batch("dapo"), mesh)))
 
 
+@pytest.mark.slow
 def test_four_devices_that_split_experts_heads_and_vocabulary_score_as_one():
     expected = scored(data=1)
     assert expected.min() < -3

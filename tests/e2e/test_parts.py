@@ -65,6 +65,7 @@ def adapted(tmp_path_factory):
     return folder, sets
 
 
+@pytest.mark.slow
 def test_updates_move_the_adapters_and_leave_the_base(adapted):
     first, last = states(adapted[0], *adapted[1])
     assert all(same(first.frozen, last.frozen)) and len(jax.tree.leaves(last.frozen)) == 11
@@ -75,6 +76,7 @@ def test_updates_move_the_adapters_and_leave_the_base(adapted):
     assert last.ref_params is None
 
 
+@pytest.mark.slow
 def test_rollouts_see_the_adapters_and_the_reference_does_not(adapted):
     for line in lines(adapted[0])[1:]:
         assert line["sampling/sampling_logp_difference/max"] < 1e-4

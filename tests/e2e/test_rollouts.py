@@ -65,7 +65,8 @@ VINE = ("recipe=vine_ppo", "recipe.rollout.separator==")
 PROBED = ("recipe.rollout.samples=2", "recipe.rollout.segments=3", "run.steps=2")
 
 
-@pytest.mark.parametrize("sets", [CHAIN, pytest.param(VINE, marks=pytest.mark.slow)], ids=["spo_chain", "vine_ppo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sets", [CHAIN, VINE], ids=["spo_chain", "vine_ppo"])
 def test_a_run_on_values_of_rollouts_learns_and_compiles_once(sets, tmp_path, monkeypatch):
     built_once(monkeypatch)
     BUILT.clear()

@@ -121,7 +121,7 @@ def scoring(kind, *statistics):
     return jax.jit(functools.partial(score, model=model, statistics=statistics))
 
 
-@pytest.mark.parametrize("kind", all_but(MAKE, "nnx, made later", "linen"))
+@pytest.mark.parametrize("kind", all_but(MAKE, "linen"))
 def test_logprobs_are_those_of_the_modules_own_logits(kind):
     model, weights = made(kind)
     assert isinstance(model, Model) and model.vocab == VOCAB and hash(model) == hash(model)

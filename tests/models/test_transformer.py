@@ -60,7 +60,7 @@ def test_a_completion_after_its_prompt_is_one_text(changes):
 
 
 @pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("changes", all_but(3, 5))
+@pytest.mark.parametrize("changes", all_but(5))
 def test_decoding_gives_the_states_of_forward(changes, scan):
     model = tiny.model(**changes, scan_decoding=scan)
     weights = tiny.weights(model)

@@ -137,7 +137,7 @@ def test_slots_and_refilling_change_nothing(slots, refill):
     np.testing.assert_allclose(many.logprobs, few.logprobs, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", [pytest.param("plain", marks=SLOW), "window"])
+@pytest.mark.parametrize("name", [pytest.param(x, marks=SLOW) for x in ("plain", "window")])
 def test_a_fork_of_a_fork_goes_on_too(name):
     """Cut after 2 tokens and after 3 more: the first branches are one completion, sampled in three phases."""
 

@@ -76,6 +76,7 @@ def test_slots_change_nothing(slots):
     np.testing.assert_array_equal(a.tokens, b.tokens)
 
 
+@pytest.mark.slow
 def test_one_device_and_four_give_the_same_tree():
     prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9, top_p=0.9)
     method = functools.partial(spo_tree, branches=BRANCHES, segment_tokens=SEGMENT)

@@ -89,6 +89,7 @@ def test_without_a_method_that_prepares_nothing_is_scored(model):
     assert got is data and states == {}
 
 
+@pytest.mark.slow
 def test_a_controllers_state_changes_once_an_update_and_is_kept(model):
     built = recipe(policy={"method": "ppo_clip"}, entropy={"method": "adaptive_entropy_bonus", "target": 100.0})
     assert list(built.stateful) == ["loss.entropy"]
@@ -111,6 +112,7 @@ def test_an_update_that_is_not_applied_leaves_the_controller_alone(model):
     np.testing.assert_array_equal(jax.tree.leaves(state.method_state)[0], jax.tree.leaves(before)[0])
 
 
+@pytest.mark.slow
 def test_a_term_is_divided_by_the_tokens_that_it_counts(model):
     """LA-GRPO's anchor is a mean over the functional tokens: the policy's loss with those as mask."""
     anchor = {"policy": {"method": "ppo_clip"}, "anchor": {"method": "functional_anchor"}}

@@ -50,8 +50,10 @@ def whole(name):
     ("name", "microbatches", "devices"),
     [
         ("grpo_kl", 2, 1),
-        ("grpo_kl", 1, 4),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("grpo_kl", 4, 1), ("dapo", 4, 1), ("dapo", 2, 4))),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("grpo_kl", 1, 4), ("grpo_kl", 4, 1), ("dapo", 4, 1), ("dapo", 2, 4))
+        ),
     ],
 )
 def test_microbatches_and_devices_change_only_rounding(name, microbatches, devices):
@@ -95,7 +97,9 @@ def tokens(mask):
     return np.where(mask, 1 / mask.sum(), 0)
 
 
-@pytest.mark.parametrize(("name", "weights"), [("grpo", rows_then_tokens), ("dapo", tokens)])
+@pytest.mark.parametrize(
+    ("name", "weights"), [("grpo", rows_then_tokens), pytest.param("dapo", tokens, marks=pytest.mark.slow)]
+)
 def test_the_loss_is_the_papers(name, weights):
     batch = cases.batch(name)
     fields = cases.fields()

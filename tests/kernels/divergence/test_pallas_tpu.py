@@ -27,7 +27,7 @@ SOME = (
 )
 
 
-QUICK = ("soft cap, another width, vd and dv", "bf16, vd")
+QUICK = ("soft cap, another width, vd and dv",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in SOME])
