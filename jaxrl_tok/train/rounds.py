@@ -32,7 +32,7 @@ class Drawn:
     tokens: int  # that were sampled
     prompt_tokens: int  # of their prompts, once for each completion
     rewards: RewardBatch | None = None  # where it took them to sample
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:

@@ -6,7 +6,7 @@ import types
 import jax
 import numpy as np
 
-from jaxrl_tok.config.load import load_recipe
+from jaxrl_tok.config.load import load_run
 from jaxrl_tok.io.data import Data
 from jaxrl_tok.io.data_sources import open_source
 from jaxrl_tok.io.distributed import ALONE
@@ -14,14 +14,24 @@ from jaxrl_tok.io.tokenizer import characters
 from jaxrl_tok.rewards.batch import RewardBatch
 from jaxrl_tok.rollouts.rounds import Round
 from jaxrl_tok.sharding.mesh import make_mesh
+from jaxrl_tok.train.build import Stage
 from jaxrl_tok.train.loop import Loop
 from jaxrl_tok.train.recipe import build_recipe
 from jaxrl_tok.train.rounds import drawn
 from jaxrl_tok.types import Rollouts, Sampled
+from tests.train.processes import RUN
 
 PROMPTS, GROUP, LIMIT = 2, 3, 4
 CHARS = characters("0123456789+=")
-ROLLOUT = {"group": GROUP, "max_tokens": LIMIT, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+SETS = ("recipe=dapo_dynamic", f"rollout.group={GROUP}", f"rollout.max_tokens={LIMIT}")
+
+
+class PartOfStage(Stage):
+    """What sampling reads of a stage."""
+
+    def __init__(self, **fields):
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
 
 def method(params, prompts, sampling, stream, step):
@@ -53,11 +63,12 @@ def fake(next_round, tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(f'{{"prompt": "{i}="}}\n' for i in range(10)))
     data = Data(open_source("files", paths=str(tmp_path / "a.jsonl")), CHARS, max_prompt=2, heldout_fraction=0.0)
     mesh = make_mesh({"data": -1}, jax.devices()[:1])
-    recipe = build_recipe(load_recipe("dapo_dynamic"))
+    run = load_run(RUN, SETS)
+    recipe = build_recipe(run.recipe)
     recipe = dataclasses.replace(recipe, rollout=dataclasses.replace(recipe.rollout, next_round=next_round))
-    stage = types.SimpleNamespace(recipe=recipe, name="train", prompts=PROMPTS, group=GROUP)
+    stage = PartOfStage(recipe=recipe, name="train", prompts=PROMPTS, group=GROUP)
     loop = types.SimpleNamespace(
-        run=types.SimpleNamespace(rollout=types.SimpleNamespace(**ROLLOUT)),
+        run=run,
         built=types.SimpleNamespace(mesh=mesh, method=method),
         data=data,
         batches={"train": data.batches(1, seed=0, shuffle=False, prefetch=4)},
