@@ -77,7 +77,7 @@ def test_what_a_method_remembers_goes_on(tmp_path, cache, sets):
     ("differs", "sets"),
     [
         ("rollout/prompts", ("recipe=dapo_dynamic", "recipe.rollout.rounds=3")),
-        ("rollout/completions", ("recipe=dars", "recipe.rollout.first=4", "rollout.group=8")),
+        ("rollout/completions", ("recipe=dars", "recipe.rollout.first=4", "rollout.group=8", "reward.form.weight=1.0")),
     ],
 )
 def test_what_was_drawn_and_sampled_in_rounds_goes_on(tmp_path, cache, differs, sets):
