@@ -65,7 +65,7 @@ def method_of(
         return None
     contains = functools.partial(containing, tokenizer, model.vocab)
     try:
-        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **how.own)
+        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **how.hyper)
     except ConfigError as error:
         raise ConfigError(f"recipe {run.recipe.name}: rollout = {how.name!r}: {error}") from None
     method = functools.partial(how.fn, **how.own)

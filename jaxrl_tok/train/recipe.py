@@ -163,6 +163,11 @@ class Recipe:
         return bool((self.assemble_reads | self.step_reads) & (REFERENCE_ARRAYS | DISTANCE_ARRAYS))
 
     @property
+    def in_rounds(self) -> bool:
+        """Whether the rewards of what was sampled say what is sampled next."""
+        return self.rollout is not None and self.rollout.next_round is not None
+
+    @property
     def judged(self) -> frozenset[str]:
         """The arrays of the rewards that go to the device; the outcome is also what `token_rewards` are made of."""
         return frozenset({"valid", "rewards"} | {"reward_parts"} & self.assemble_reads)
