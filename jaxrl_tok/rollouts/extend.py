@@ -261,17 +261,11 @@ def _step(
         logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p,
     )  # fmt: skip
     length = state.length + 1
-    is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
-    stopped = state.stop
-    if engine.stops is not None:
-        reached, stops = _read_on(state, engine.stops, requests, request, token)
-        is_end = is_end | stops
+    is_end, reached = _ends(state, engine, requests, request, token)
     done = state.live & (is_end | (length >= ask.limit))
 
     write = jnp.where(state.live, request, count)  # out of range = dropped
     at = state.length
-    if engine.stops is not None:
-        stopped = stopped.at[write, at].set(reached, mode="drop")
     entropies = state.entropies
     if entropy:
         entropies = entropies.at[write, at].set(sampled_entropy(logits, ask.temperature, threshold), mode="drop")
@@ -301,17 +295,21 @@ def _step(
         entropies=entropies,
         lengths=state.lengths.at[write].set(length, mode="drop"),
         ended=state.ended.at[write].set(is_end, mode="drop"),
-        stop=stopped,
+        stop=None if engine.stops is None else state.stop.at[write, at].set(reached, mode="drop"),
         steps=state.steps + 1,
         busy=busy,
     )
 
 
-def _read_on(state: _Loop, stops: StopTable, requests: Requests, request: Array, token: Array) -> tuple[Array, Array]:
-    """Returns each slot's state of the stop table behind its new token, and whether a stop string is complete."""
+def _ends(state: _Loop, engine: Engine, requests: Requests, request: Array, token: Array) -> tuple[Array, Any]:
+    """Says which slots' new tokens end them; also returns their states of the stop table, where there is one."""
+    is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
+    if engine.stops is None:
+        return is_end, None
     begins = jnp.zeros_like(request) if requests.stop is None else requests.stop[request]
     before = state.stop[request, jnp.maximum(state.length - 1, 0)]
-    return advance(stops, jnp.where(state.length == 0, begins, before), token)
+    reached, stops = advance(engine.stops, jnp.where(state.length == 0, begins, before), token)
+    return is_end | stops, reached
 
 
 def sampled_entropy(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Integer, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.extend import Engine, Extended, extend, from_prompts
+from jaxrl_tok.rollouts.stop_strings import StopTable
 from jaxrl_tok.types import Prompts, Rollouts, Sampling
 
 
