@@ -46,9 +46,9 @@ def next_round(
     """Returns the groups without a difference in their rewards, at most 10 times, as verl's scripts of DAPO."""
     prompts, group = rewards.shape
     keep = np.asarray(informative_groups(jnp.asarray(rewards), jnp.asarray(valid), singleton="drop"))
-    missing = ~keep.any(axis=1)
+    missing = np.logical_not(np.any(keep, axis=1, keepdims=True))
     if done < rounds:
-        return Round(np.repeat(missing[:, None], group, axis=1), missing)
+        return Round(np.repeat(missing, group, axis=1), missing[:, 0])
     short = f"{missing.sum()} of {prompts} groups have equal rewards after {rounds} rounds of sampling"
     lead = "easier or harder questions, larger groups or more rounds would fill the batch"
     return nothing_more(prompts, group, f"{short}; {lead}" if missing.any() else "")
