@@ -1,6 +1,7 @@
 """What a run puts around its model: adapters, a value head, rollouts of a kind. Which of its parameters are whose."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,10 +72,11 @@ def method_of(
     return programs.method_program(method, model, mesh, contains=contains, **decoding)
 
 
-def containing(tokenizer: Tokenizer, vocab: int, text: str) -> np.ndarray:
-    """Returns which tokens have a piece of text in theirs: bool[vocab]."""
+def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:
+    """Returns which tokens have a piece of text, or a match of a pattern, in theirs: bool[vocab]."""
+    pattern = re.compile(re.escape(text)) if isinstance(text, str) else text
     found = np.zeros(vocab, bool)
-    found[: tokenizer.size] = [text in tokenizer.decode([token]) for token in range(tokenizer.size)]
+    found[: tokenizer.size] = [bool(pattern.search(tokenizer.decode([token]))) for token in range(tokenizer.size)]
     return found
 
 
