@@ -8,19 +8,28 @@ arrays that a recipe with it has besides those of completions.
 from collections.abc import Callable
 from typing import Any
 
-from jaxrl_tok.rollouts import spo_chain, spo_tree, vine_ppo
+from jaxrl_tok.rollouts import cure, eptree, latr, spo_chain, spo_tree, vine_ppo
 
 ROLLOUTS: dict[str, Callable[..., Any]] = {
+    "cure": cure.cure,
+    "eptree": eptree.eptree,
+    "latr": latr.latr,
     "spo_chain": spo_chain.spo_chain,
     "spo_tree": spo_tree.spo_tree,
     "vine_ppo": vine_ppo.vine_ppo,
 }
 CHECKS: dict[str, Callable[..., None]] = {
+    "cure": cure.check,
+    "eptree": eptree.check,
+    "latr": latr.check,
     "spo_chain": spo_chain.check,
     "spo_tree": spo_tree.check,
     "vine_ppo": vine_ppo.check,
 }
 SUPPLIES: dict[str, frozenset[str]] = {
+    "cure": cure.SUPPLIES,
+    "eptree": eptree.SUPPLIES,
+    "latr": latr.SUPPLIES,
     "spo_chain": spo_chain.SUPPLIES,
     "spo_tree": spo_tree.SUPPLIES,
     "vine_ppo": vine_ppo.SUPPLIES,
