@@ -9,25 +9,36 @@ arrays that a recipe with it has besides those of completions. One that samples 
 from collections.abc import Callable
 from typing import Any
 
-from jaxrl_tok.rollouts import dars, dynamic, spo_chain, spo_tree, vine_ppo
+from jaxrl_tok.rollouts import cure, dars, dynamic, eptree, latr, spo_chain, spo_tree, vine_ppo
 
 ROLLOUTS: dict[str, Callable[..., Any]] = {
+    "cure": cure.cure,
     "dars": dars.dars,
     "dynamic": dynamic.dynamic,
+    "eptree": eptree.eptree,
+    "latr": latr.latr,
     "spo_chain": spo_chain.spo_chain,
     "spo_tree": spo_tree.spo_tree,
     "vine_ppo": vine_ppo.vine_ppo,
 }
+# Those that decode by a loop of their own, which reads no stop strings.
+WITHOUT_STOPS = frozenset({"latr"})
 CHECKS: dict[str, Callable[..., None]] = {
+    "cure": cure.check,
     "dars": dars.check,
     "dynamic": dynamic.check,
+    "eptree": eptree.check,
+    "latr": latr.check,
     "spo_chain": spo_chain.check,
     "spo_tree": spo_tree.check,
     "vine_ppo": vine_ppo.check,
 }
 SUPPLIES: dict[str, frozenset[str]] = {
+    "cure": cure.SUPPLIES,
     "dars": dars.SUPPLIES,
     "dynamic": dynamic.SUPPLIES,
+    "eptree": eptree.SUPPLIES,
+    "latr": latr.SUPPLIES,
     "spo_chain": spo_chain.SUPPLIES,
     "spo_tree": spo_tree.SUPPLIES,
     "vine_ppo": vine_ppo.SUPPLIES,

@@ -7,7 +7,8 @@ keeps once more, so that of a completion nothing but its keys and values has to 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +25,11 @@ from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
 FORK = 1 << 30
 
 
-# Says which tokens of the vocabulary have a piece of text in theirs: bool[V], on the host.
-Contains = Callable[[str], np.ndarray]
+# Says which tokens of the vocabulary have a piece of text, or a match of a pattern, in theirs: bool[V], on the host.
+Contains = Callable[[str | re.Pattern[str]], np.ndarray]
 
 
-def nothing_contains(text: str) -> np.ndarray:
+def nothing_contains(text: str | re.Pattern[str]) -> np.ndarray:
     """What is known of tokens without a tokenizer."""
     return np.zeros(0, bool)
 
@@ -140,6 +141,32 @@ def branch_keys(keys: Key[Array, " N"], position: Int[Array, " N"], branch: Int[
     return jnp.where(branch == 0, keys, fold(fold(keys, FORK + position), branch))
 
 
+def spliced(first: Extended, row: Int[Array, " N"], kept: Int[Array, " N"], rest: Extended) -> Extended:
+    """Returns whole completions: the first `kept[n]` tokens of `first`'s row `row[n]`, then those of `rest`'s row n."""
+    at = jnp.arange(rest.tokens.shape[1], dtype=jnp.int32)[None]
+    before = jnp.minimum(at[0], first.tokens.shape[1] - 1)
+    behind = jnp.maximum(at - kept[:, None], 0)
+
+    def whole(name: str) -> Array:
+        own = jnp.take_along_axis(getattr(rest, name), behind, axis=1)
+        return jnp.where(at < kept[:, None], getattr(first, name)[row][:, before], own)
+
+    found = {name: whole(name) for name in ("tokens", "logprobs", "thresholds")}
+    return rest._replace(**found, lengths=kept + rest.lengths, entropies=None, cache=None)
+
+
+def beside(parts: Sequence[Extended], groups: int) -> Extended:
+    """Lays completions side by side: of each part so many that each of the groups has as many, the first's first."""
+
+    def joined(name: str) -> Array:
+        grouped = [getattr(part, name).reshape(groups, -1, *getattr(part, name).shape[1:]) for part in parts]
+        whole = jnp.concatenate(grouped, axis=1)
+        return whole.reshape(-1, *whole.shape[2:])
+
+    found = {name: joined(name) for name in ("tokens", "logprobs", "thresholds", "lengths", "ended")}
+    return parts[0]._replace(**found, entropies=None, cache=None)
+
+
 class _Loop(NamedTuple):
     """State of the decode loop: B slots, N requests, T tokens a request."""
 
@@ -225,17 +252,19 @@ def _logits(model: models.Model, weights: Any, hidden: Array) -> Array:
     return logits if model.logit_cap is None else model.logit_cap * jnp.tanh(logits / model.logit_cap)
 
 
-def _next_logits(state: _Loop, engine: Engine, requests: Requests, request: Array) -> tuple[Array, Any]:
-    """Feeds each slot its last token; returns the logits of the next one and the longer cache."""
-    starts = state.length == 0
+def next_logits(
+    engine: Engine, requests: Requests, request: Int[Array, " B"], token: Array, length: Array, cache: Any
+) -> tuple[Float[Array, "B V"], Any]:
+    """Feeds each slot its last token, of `length` so far; returns the logits of the next one and the longer cache."""
+    starts = length == 0
     # A slot that starts at its prompt has no token to feed: what it reads is its prompt's last hidden state. A fork
     # is fed the last token that it keeps, in its own first place.
-    fed = state.length - 1
+    fed = length - 1
     if requests.position is not None:
         forked = requests.position[request] > 0
-        starts, fed = starts & ~forked, jnp.where(forked, state.length, fed)
+        starts, fed = starts & ~forked, jnp.where(forked, length, fed)
     levels = tuple(level.of(request) for level in requests.levels)
-    decoded, cache = engine.model.decode(engine.weights, state.token, jnp.maximum(fed, 0), state.cache, levels)
+    decoded, cache = engine.model.decode(engine.weights, token, jnp.maximum(fed, 0), cache, levels)
     seen = jnp.where(starts[:, None], engine.hidden[requests.prompt_of[request]], decoded)
     return _logits(engine.model, engine.weights, seen), cache
 
@@ -253,7 +282,7 @@ def _step(
     """Feeds each slot its last token, samples the next one, and refills the slots that ended."""
     count = requests.prompt_of.shape[0]
     request = jnp.minimum(state.request, count - 1)
-    logits, cache = _next_logits(state, engine, requests, request)
+    logits, cache = next_logits(engine, requests, request, state.token, state.length, state.cache)
     ask = jax.tree.map(lambda x: x[request], requests.sampling)
     position = state.length if requests.position is None else state.length + requests.position[request]
     token, logprob, threshold = draw(

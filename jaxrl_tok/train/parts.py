@@ -1,6 +1,7 @@
 """What a run puts around its model: adapters, a value head, rollouts of a kind. Which of its parameters are whose."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError
 from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.rollouts import CHECKS
+from jaxrl_tok.rollouts import CHECKS, WITHOUT_STOPS
 from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
@@ -63,6 +64,8 @@ def method_of(
     how = recipe.rollout
     if how is None:
         return None
+    if run.rollout.stop and how.name in WITHOUT_STOPS:
+        raise ConfigError(f"rollout.stop = {list(run.rollout.stop)}: expected [] with rollout = {how.name!r}")
     contains = functools.partial(containing, tokenizer, model.vocab)
     try:
         CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **how.hyper)
@@ -90,10 +93,11 @@ def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
         raise ConfigError(f"rollout.stop: {error}") from None
 
 
-def containing(tokenizer: Tokenizer, vocab: int, text: str) -> np.ndarray:
-    """Returns which tokens have a piece of text in theirs: bool[vocab]."""
+def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:
+    """Returns which tokens have a piece of text, or a match of a pattern, in theirs: bool[vocab]."""
+    pattern = re.compile(re.escape(text)) if isinstance(text, str) else text
     found = np.zeros(vocab, bool)
-    found[: tokenizer.size] = [text in tokenizer.decode([token]) for token in range(tokenizer.size)]
+    found[: tokenizer.size] = [bool(pattern.search(tokenizer.decode([token]))) for token in range(tokenizer.size)]
     return found
 
 

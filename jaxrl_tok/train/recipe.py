@@ -69,7 +69,7 @@ SUPPLIERS = {
     "a greedy rollout of each prompt": {"greedy_rewards"},
     "rewards of the items of a list": {"item_rewards"},
     "summaries at several budgets": {"budget_rewards"},
-    'tree rollouts (rollout = "spo_tree")': {"node_ids", "node_parents", "node_rewards", "multiplicity"},
+    'tree rollouts (rollout = "spo_tree" or "eptree")': {"node_ids", "node_parents", "node_rewards", "multiplicity"},
     "tree rollouts with values": {"node_values"},
     "a scoring pass without part of the prompt": {"context_logprobs"},
     "a scoring pass over a whole group at once": {"group_divergence"},

@@ -57,12 +57,12 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     metrics["frac_trainable"] = float(np.mean(to_host(batch.fields["valid"])[exists]))
     metrics["num_tokens"] = loop.num_tokens
     metrics |= clock.laps | {"time/step": clock.total(), "perf/tokens_per_second": found.tokens / clock.total()}
-    advantages = to_host(batch.fields["advantages"])
+    advantages, trained = to_host((batch.fields["advantages"], batch.fields["mask"]))
     if not loop.peers.first:
         return metrics, []
     if loop.peers.count > 1 or texts is None:
         texts = completion_texts(jax.tree.map(lambda x: x[exists], host), loop.data.tokenizer, loop.run.rollout.stop)
-    return metrics, _completions(questions, texts, rewards, host, advantages)
+    return metrics, _completions(questions, texts, rewards, host, advantages, trained)
 
 
 def _tries(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts) -> Tries | None:
@@ -126,12 +126,17 @@ def _fields(
 
 
 def _completions(
-    questions: Questions, texts: list[str], rewards: RewardBatch, rollouts: Rollouts, advantages: np.ndarray
+    questions: Questions,
+    texts: list[str],
+    rewards: RewardBatch,
+    rollouts: Rollouts,
+    advantages: np.ndarray,
+    trained: np.ndarray,
 ) -> list[Completion]:
-    """The completions that exist, whose texts are given."""
+    """The completions that exist, whose texts are given, with the mean advantage of their trained tokens."""
     group = rollouts.mask.shape[1]
-    counts = np.maximum(rollouts.mask.sum(-1), 1)
-    means = (np.where(rollouts.mask, advantages, 0).sum(-1) / counts).reshape(-1)
+    counts = np.maximum(trained.sum(-1), 1)
+    means = (np.where(trained, advantages, 0).sum(-1) / counts).reshape(-1)
     truncated = rollouts.truncated.reshape(-1)
     names = list(rewards.outcomes)
     return [

@@ -82,6 +82,32 @@ def test_a_run_on_values_of_rollouts_learns_and_compiles_once(sets, tmp_path, mo
     assert [program._cache_size() for program in (built.method, built.main.assemble, built.main.update)] == [1, 1, 1]
 
 
+# Of each method: its settings, and how many completions a group of it has at most.
+CURE = ("recipe=cure", "recipe.rollout.samples=2", "recipe.rollout.branches=1", "recipe.rollout.min_characters=1")
+LATR = ("recipe=latr", "recipe.rollout.steps=[2,4]", "recipe.rollout.symbols=", "recipe.rollout.lookahead=6")
+EPTREE = ("recipe=tree_rl", "recipe.rollout.chains=2", "recipe.rollout.positions=1", "recipe.rollout.branches=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["prompt", "tree"])
+@pytest.mark.parametrize("sets", [CURE, LATR, EPTREE], ids=["cure", "latr", "eptree"])
+def test_a_run_on_completions_that_branch_learns_and_compiles_once(sets, prefix, tmp_path, monkeypatch):
+    built_once(monkeypatch)
+    BUILT.clear()
+    steps = finished(tmp_path / "run", *SMALL, *sets, "run.steps=2", f"train.share_prefix={prefix}")
+    assert len(steps) == 2 and all(np.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in steps)
+    written = lines(tmp_path / "run", "completions")
+    for step in steps:
+        rows = [row for row in written if row["step"] == step["step"]]
+        assert step["rewards/length/scored"] == len(rows) and (len(rows) == 16 or (sets is EPTREE and len(rows) > 8))
+        # What is trained and what was sampled agree, also of tokens that were chosen and not drawn.
+        assert step["sampling/sampling_logp_difference/max"] < 1e-4
+        assert any(row["advantage"] for row in rows)
+    (built,) = BUILT.values()
+    programs = (built.method, built.main.assemble)
+    assert [program._cache_size() for program in programs] == [1, 1]
+
+
 def described(folder, *sets):
     with contextlib.chdir(folder):
         return show.show(folder / "run.toml", [*SMALL, *sets])
@@ -110,12 +136,20 @@ def test_show_names_the_rollouts(tmp_path):
         (("recipe.rollout.branch=[2]",), "rollout: spo_tree has no hyperparameter 'branch'; did you mean 'branches'?"),
         (("recipe.rollout.branches=2",), "rollout: spo_tree: branches = 2 must be"),
         (("advantage=vine_ppo",), "it needs a segmenter, rollouts from the states between segments"),
+        (("recipe=cure",), "samples = 4, branches = 3: 16 completions; expected as many as rollout.group = 4"),
+        (
+            ("recipe=latr", "recipe.rollout.eta=0.01"),
+            "eta = 0.01: expected at most 1, and at least one of rollout.group",
+        ),
+        (("recipe=latr", 'rollout.stop=["1"]'), "rollout.stop = ['1']: expected [] with rollout = 'latr'"),
+        (("recipe=tree_rl",), "30 leaves; expected as many as rollout.group = 4"),
         (("recipe=vine_ppo",), r"separator = '\n': expected text that some token of the vocabulary has in it"),
     ],
 )
 def test_rollouts_that_cannot_be_are_refused_at_load(sets, words, tmp_path):
     with pytest.raises(ConfigError) as error:
-        described(write(tmp_path / "run"), *(TREE if "recipe=vine_ppo" not in sets else ()), *sets)
+        own = () if sets[0].startswith("recipe=") and sets[0] != "recipe=spo_tree" else TREE
+        described(write(tmp_path / "run"), *own, *sets)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
