@@ -204,9 +204,7 @@ def judged_by_prompt(folder):
 @pytest.mark.parametrize(
     "sets",
     [
-        pytest.param(("recipe=ppo", "critic.trunk=shared"), marks=pytest.mark.slow),
         pytest.param(("recipe=ppo", "critic.trunk=detached", "train.epochs=2"), marks=pytest.mark.slow),
-        pytest.param(("recipe=ma_rlhf", "critic.trunk=detached"), marks=pytest.mark.slow),
         pytest.param(("recipe=ma_rlhf", "critic.trunk=shared", "lora.rank=2"), marks=pytest.mark.slow),
         pytest.param(("recipe=ppo", "critic.trunk=shared", *PREFIX_TREE), marks=pytest.mark.slow),
     ],
