@@ -4,14 +4,15 @@ A method is a plain function. Its positional parameters are arrays, named after 
 keyword-only parameters are hyperparameters. So the signature says both what the method reads and what a
 recipe may set.
 
-Four functions beside it in its module may go with it, found here by their names:
+Five functions beside it in its module may go with it, found here by their names:
 
     init(*, ...) -> State                 the state that the method starts from
     prepare(arrays..., *, ...)            statistics of current values over the whole minibatch, for a step method
     counted(arrays..., *, ...) -> mask    the tokens that a loss is averaged over, where these are not all
     returns(arrays..., *, ...)            what a critic is to predict, for an advantage made of its values
+    next_round(done, rewards, valid, *, ...) -> Round    what a method of rollouts samples next
 
-A hyperparameter may belong to several of the five; a recipe sets it once.
+A hyperparameter may belong to several of the six; a recipe sets it once.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from jaxrl_tok.errors import ConfigError, nearest
 CALLER_KEYWORDS = frozenset({"axis_name", "num_prompts"})
 # Parameters that a method's own companions fill, never the trainer's arrays.
 OWN = frozenset({"prepared", "state"})
-COMPANIONS = ("init", "prepare", "counted", "returns")
+COMPANIONS = ("init", "prepare", "counted", "returns", "next_round")
 
 
 class Signature(NamedTuple):
@@ -54,6 +55,7 @@ class Bound:
     prepare: "Bound | None" = None
     counted: "Bound | None" = None
     returns: "Bound | None" = None
+    next_round: Callable[..., Any] | None = None
 
     def __call__(self, fields: Mapping[str, Any]) -> Any:
         """Calls the method on its arrays in `fields`, which may hold others."""
@@ -97,8 +99,9 @@ def bind(methods: Mapping[str, Callable[..., Any]], name: str, /, **hyper: Any) 
             raise ConfigError(f"{name} needs its hyperparameter {key!r}")
     beside = companions(fn)
     bound = {key: _bound(beside[key], key, hyper) for key in ("prepare", "counted", "returns") if key in beside}
-    init = functools.partial(beside["init"], **_own(beside["init"], hyper)) if "init" in beside else None
-    return dataclasses.replace(_bound(fn, name, hyper), init=init, **bound)
+    plain = {key: beside[key] for key in ("init", "next_round") if key in beside}
+    plain = {key: functools.partial(function, **_own(function, hyper)) for key, function in plain.items()}
+    return dataclasses.replace(_bound(fn, name, hyper), **bound, **plain)
 
 
 def companions(fn: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

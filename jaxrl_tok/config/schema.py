@@ -117,6 +117,8 @@ class RolloutSection(Section):
     """Sample among the likeliest tokens that together hold this mass; 1 = all."""
     min_p: Fraction = 0.0
     """Sample among tokens with at least this share of the likeliest one's probability; 0 = all."""
+    stop: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Strings that end a completion, in evaluation too; the reward sees the text before."""
 
 
 class RewardSection(OpenSection):
@@ -161,7 +163,8 @@ class RecipeConfig(Section):
     source: Literal["rollout", "answers"] = "rollout"
     """What is trained on: sampled completions, or the data's worked answers."""
     rollout: Method | None = None
-    """How completions are sampled where they are not independent: as a tree, or with others from states inside."""
+    """How completions are sampled other than once and independently: as a tree, with others from states inside, in
+    rounds that the rewards decide."""
     advantage: Method | None = None
     """What credit each token gets."""
     reshape: Method | None = None

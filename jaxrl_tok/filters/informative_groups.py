@@ -18,9 +18,9 @@ def informative_groups(
 
         keep[p,g] = std_g r[p] > 0
 
-    DAPO's dynamic sampling, Yu et al. 2025, https://arxiv.org/abs/2503.14476, without its resampling. Decided
-    by equality of the rewards, not by a rounded std. A group of one is kept, as in DAPO's code; `singleton =
-    "drop"` drops it, since a group-relative advantage gives it nothing.
+    DAPO's dynamic sampling, Yu et al. 2025, https://arxiv.org/abs/2503.14476, without its resampling, which the
+    rollouts `dynamic` have. Decided by equality of the rewards, not by a rounded std. A group of one is kept, as in
+    DAPO's code; `singleton = "drop"` drops it, since a group-relative advantage gives it nothing.
 
     Fidelity: code.
     Degenerate: equal rewards everywhere leave nothing to train on.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from jaxrl_tok.errors import DataError
 from jaxrl_tok.io.data_sources import Source
@@ -30,6 +30,35 @@ class Batch:
     columns: dict[str, list]  # for rewards; None where a question has no such column
     tokens: Int32[np.ndarray, "P S"]  # padded on the left
     lengths: Int32[np.ndarray, "P"]
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Returns batches as one, in their order; None where a question has no such column."""
+    names = dict.fromkeys(name for batch in batches for name in batch.columns)
+    parts_of = {name: [batch.columns.get(name, [None] * len(batch.prompts)) for batch in batches] for name in names}
+    return Batch(
+        ids=np.concatenate([batch.ids for batch in batches]),
+        prompts=[prompt for batch in batches for prompt in batch.prompts],
+        answers=[answer for batch in batches for answer in batch.answers],
+        columns={name: [value for part in parts for value in part] for name, parts in parts_of.items()},
+        tokens=np.concatenate([batch.tokens for batch in batches]),
+        lengths=np.concatenate([batch.lengths for batch in batches]),
+    )
+
+
+def replaced(batch: Batch, rows: Bool[np.ndarray, " P"], others: Batch) -> Batch:
+    """Returns a batch with other questions, in their order, in the rows that are marked."""
+    place = np.arange(len(rows))
+    place[rows] = len(rows) + np.arange(rows.sum())
+    both = join([batch, others])
+    return Batch(
+        ids=both.ids[place],
+        prompts=[both.prompts[i] for i in place],
+        answers=[both.answers[i] for i in place],
+        columns={name: [values[i] for i in place] for name, values in both.columns.items()},
+        tokens=both.tokens[place],
+        lengths=both.lengths[place],
+    )
 
 
 @dataclasses.dataclass(frozen=True)

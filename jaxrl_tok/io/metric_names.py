@@ -51,6 +51,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "sampling/importance_sampling_ratio/min": ("smallest ratio of scored to sampled probability", "ratio"),
     "sampling/importance_sampling_ratio/mean": ("mean ratio over tokens", "ratio"),
     "sampling/importance_sampling_ratio/max": ("largest ratio", "ratio"),
+    "rollout/rounds": ("rounds in which the batch was sampled", "rounds"),
+    "rollout/prompts": ("prompts drawn for it, those that gave way to others too", "prompts"),
+    "rollout/completions": ("completions sampled for it, those of such prompts too", "completions"),
+    "rollout/reward": ("mean reward of all of these", "reward"),
     "num_tokens": (
         "prompt and completion tokens since the run began; what branches share counts once, rollouts for values too",
         "tokens",

@@ -77,6 +77,22 @@ def among(batch: RewardBatch, exists: Bool[np.ndarray, "N"]) -> RewardBatch:
     )
 
 
+def overlaid(old: RewardBatch, new: RewardBatch, where: Bool[np.ndarray, "N"]) -> RewardBatch:
+    """Returns the new rewards where it is said, the old ones elsewhere; outcomes and errors are those of both."""
+    names = np.where(where, np.asarray(new.sample_outcomes, object), np.asarray(old.sample_outcomes, object))
+    return RewardBatch(
+        rewards=np.where(where, new.rewards, old.rewards),
+        valid=np.where(where, new.valid, old.valid),
+        parts=np.where(where[:, None], new.parts, old.parts),
+        outcomes={
+            name: {outcome: count + new.outcomes[name][outcome] for outcome, count in counts.items()}
+            for name, counts in old.outcomes.items()
+        },
+        sample_outcomes=names.tolist(),
+        errors=list(dict.fromkeys([*old.errors, *new.errors])),
+    )
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Task:
     """Samples for one call of one reward function; the order is that of the work."""

@@ -2,25 +2,43 @@
 
 A method is `f(engine, keys [P, G], sampling [P, G], *, hyperparameters) -> Sampled`. Beside it in its module stand
 `check(group, max_tokens, contains, *, hyperparameters)`, which refuses at load what cannot work, and `SUPPLIES`, the
-arrays that a recipe with it has besides those of completions.
+arrays that a recipe with it has besides those of completions. One that samples in rounds has `next_round` too
+(`rounds.py`).
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from jaxrl_tok.rollouts import spo_chain, spo_tree, vine_ppo
+from jaxrl_tok.rollouts import cure, dars, dynamic, eptree, latr, spo_chain, spo_tree, vine_ppo
 
 ROLLOUTS: dict[str, Callable[..., Any]] = {
+    "cure": cure.cure,
+    "dars": dars.dars,
+    "dynamic": dynamic.dynamic,
+    "eptree": eptree.eptree,
+    "latr": latr.latr,
     "spo_chain": spo_chain.spo_chain,
     "spo_tree": spo_tree.spo_tree,
     "vine_ppo": vine_ppo.vine_ppo,
 }
+# Those that decode by a loop of their own, which reads no stop strings.
+WITHOUT_STOPS = frozenset({"latr"})
 CHECKS: dict[str, Callable[..., None]] = {
+    "cure": cure.check,
+    "dars": dars.check,
+    "dynamic": dynamic.check,
+    "eptree": eptree.check,
+    "latr": latr.check,
     "spo_chain": spo_chain.check,
     "spo_tree": spo_tree.check,
     "vine_ppo": vine_ppo.check,
 }
 SUPPLIES: dict[str, frozenset[str]] = {
+    "cure": cure.SUPPLIES,
+    "dars": dars.SUPPLIES,
+    "dynamic": dynamic.SUPPLIES,
+    "eptree": eptree.SUPPLIES,
+    "latr": latr.SUPPLIES,
     "spo_chain": spo_chain.SUPPLIES,
     "spo_tree": spo_tree.SUPPLIES,
     "vine_ppo": vine_ppo.SUPPLIES,

@@ -7,7 +7,8 @@ keeps once more, so that of a completion nothing but its keys and values has to 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok import models
+from jaxrl_tok.rollouts.stop_strings import StopTable, advance
 from jaxrl_tok.samplers import draw
 from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
 
@@ -23,11 +25,11 @@ from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
 FORK = 1 << 30
 
 
-# Says which tokens of the vocabulary have a piece of text in theirs: bool[V], on the host.
-Contains = Callable[[str], np.ndarray]
+# Says which tokens of the vocabulary have a piece of text, or a match of a pattern, in theirs: bool[V], on the host.
+Contains = Callable[[str | re.Pattern[str]], np.ndarray]
 
 
-def nothing_contains(text: str) -> np.ndarray:
+def nothing_contains(text: str | re.Pattern[str]) -> np.ndarray:
     """What is known of tokens without a tokenizer."""
     return np.zeros(0, bool)
 
@@ -50,6 +52,7 @@ class Engine:
     slots: int  # decoded at once, where nothing has to be kept
     axis_name: str | tuple[str, ...] | None = None
     contains: Contains = nothing_contains
+    stops: StopTable | None = None  # strings that end a completion as an end token does
 
     @classmethod
     def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":
@@ -75,6 +78,7 @@ class Requests:
     position: Leaf = None  # i32[N], tokens before the first that is sampled here; 0 starts at the prompt
     token: Leaf = None  # i32[N], the last of them
     wanted: Leaf = None  # bool[N], None = all
+    stop: Leaf = None  # i32[N], how much of a stop string the tokens before have; None = nothing
 
 
 class Extended(NamedTuple):
@@ -84,7 +88,8 @@ class Extended(NamedTuple):
     logprobs: Float[Array, "N T"]
     thresholds: Float[Array, "N T"]  # see `draw`
     lengths: Int[Array, " N"]  # 0 of a request that was not wanted
-    ended: Bool[Array, " N"]  # by an end token
+    ended: Bool[Array, " N"]  # by an end token or a stop string
+    stop: Int[Array, "N T"] | None  # the state of the stop table behind each token, where there is one
     steps: Int[Array, ""]
     entropies: Float[Array, "N T"] | None  # of the distribution drawn from
     cache: Any  # by request, where it was to be kept
@@ -126,6 +131,7 @@ def fork(
         position=position,
         token=done.tokens[row, jnp.maximum(kept - 1, 0)],
         wanted=wanted,
+        stop=None if done.stop is None else done.stop[row, jnp.maximum(kept - 1, 0)],
     )
 
 
@@ -133,6 +139,32 @@ def branch_keys(keys: Key[Array, " N"], position: Int[Array, " N"], branch: Int[
     """Returns the keys of the branches of forks: number 0 has its parent's."""
     fold = jax.vmap(jax.random.fold_in)
     return jnp.where(branch == 0, keys, fold(fold(keys, FORK + position), branch))
+
+
+def spliced(first: Extended, row: Int[Array, " N"], kept: Int[Array, " N"], rest: Extended) -> Extended:
+    """Returns whole completions: the first `kept[n]` tokens of `first`'s row `row[n]`, then those of `rest`'s row n."""
+    at = jnp.arange(rest.tokens.shape[1], dtype=jnp.int32)[None]
+    before = jnp.minimum(at[0], first.tokens.shape[1] - 1)
+    behind = jnp.maximum(at - kept[:, None], 0)
+
+    def whole(name: str) -> Array:
+        own = jnp.take_along_axis(getattr(rest, name), behind, axis=1)
+        return jnp.where(at < kept[:, None], getattr(first, name)[row][:, before], own)
+
+    found = {name: whole(name) for name in ("tokens", "logprobs", "thresholds")}
+    return rest._replace(**found, lengths=kept + rest.lengths, entropies=None, cache=None)
+
+
+def beside(parts: Sequence[Extended], groups: int) -> Extended:
+    """Lays completions side by side: of each part so many that each of the groups has as many, the first's first."""
+
+    def joined(name: str) -> Array:
+        grouped = [getattr(part, name).reshape(groups, -1, *getattr(part, name).shape[1:]) for part in parts]
+        whole = jnp.concatenate(grouped, axis=1)
+        return whole.reshape(-1, *whole.shape[2:])
+
+    found = {name: joined(name) for name in ("tokens", "logprobs", "thresholds", "lengths", "ended")}
+    return parts[0]._replace(**found, entropies=None, cache=None)
 
 
 class _Loop(NamedTuple):
@@ -149,7 +181,8 @@ class _Loop(NamedTuple):
     thresholds: Array  # f32[N, T]
     entropies: Any  # f32[N, T], or None
     lengths: Array  # i32[N]
-    ended: Array  # bool[N], by an end token
+    ended: Array  # bool[N], by an end token or a stop string
+    stop: Any  # i32[N, T], the state of the stop table behind each token, or None
     steps: Array  # i32[], passes through the loop
     busy: Array  # bool[], whether any slot of any device is live
 
@@ -196,6 +229,7 @@ def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any
         entropies=jnp.zeros((count, size), jnp.float32) if entropy else None,
         lengths=jnp.zeros(count, jnp.int32),
         ended=jnp.zeros(count, bool),
+        stop=None if engine.stops is None else jnp.zeros((count, size), jnp.int32),
         steps=jnp.int32(0),
         busy=jnp.bool_(True),
     )
@@ -218,17 +252,19 @@ def _logits(model: models.Model, weights: Any, hidden: Array) -> Array:
     return logits if model.logit_cap is None else model.logit_cap * jnp.tanh(logits / model.logit_cap)
 
 
-def _next_logits(state: _Loop, engine: Engine, requests: Requests, request: Array) -> tuple[Array, Any]:
-    """Feeds each slot its last token; returns the logits of the next one and the longer cache."""
-    starts = state.length == 0
+def next_logits(
+    engine: Engine, requests: Requests, request: Int[Array, " B"], token: Array, length: Array, cache: Any
+) -> tuple[Float[Array, "B V"], Any]:
+    """Feeds each slot its last token, of `length` so far; returns the logits of the next one and the longer cache."""
+    starts = length == 0
     # A slot that starts at its prompt has no token to feed: what it reads is its prompt's last hidden state. A fork
     # is fed the last token that it keeps, in its own first place.
-    fed = state.length - 1
+    fed = length - 1
     if requests.position is not None:
         forked = requests.position[request] > 0
-        starts, fed = starts & ~forked, jnp.where(forked, state.length, fed)
+        starts, fed = starts & ~forked, jnp.where(forked, length, fed)
     levels = tuple(level.of(request) for level in requests.levels)
-    decoded, cache = engine.model.decode(engine.weights, state.token, jnp.maximum(fed, 0), state.cache, levels)
+    decoded, cache = engine.model.decode(engine.weights, token, jnp.maximum(fed, 0), cache, levels)
     seen = jnp.where(starts[:, None], engine.hidden[requests.prompt_of[request]], decoded)
     return _logits(engine.model, engine.weights, seen), cache
 
@@ -246,7 +282,7 @@ def _step(
     """Feeds each slot its last token, samples the next one, and refills the slots that ended."""
     count = requests.prompt_of.shape[0]
     request = jnp.minimum(state.request, count - 1)
-    logits, cache = _next_logits(state, engine, requests, request)
+    logits, cache = next_logits(engine, requests, request, state.token, state.length, state.cache)
     ask = jax.tree.map(lambda x: x[request], requests.sampling)
     position = state.length if requests.position is None else state.length + requests.position[request]
     token, logprob, threshold = draw(
@@ -254,7 +290,7 @@ def _step(
         logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p,
     )  # fmt: skip
     length = state.length + 1
-    is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
+    is_end, reached = _ends(state, engine, requests, request, token)
     done = state.live & (is_end | (length >= ask.limit))
 
     write = jnp.where(state.live, request, count)  # out of range = dropped
@@ -288,9 +324,21 @@ def _step(
         entropies=entropies,
         lengths=state.lengths.at[write].set(length, mode="drop"),
         ended=state.ended.at[write].set(is_end, mode="drop"),
+        stop=None if engine.stops is None else state.stop.at[write, at].set(reached, mode="drop"),
         steps=state.steps + 1,
         busy=busy,
     )
+
+
+def _ends(state: _Loop, engine: Engine, requests: Requests, request: Array, token: Array) -> tuple[Array, Any]:
+    """Says which slots' new tokens end them; also returns their states of the stop table, where there is one."""
+    is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
+    if engine.stops is None:
+        return is_end, None
+    begins = jnp.zeros_like(request) if requests.stop is None else requests.stop[request]
+    before = state.stop[request, jnp.maximum(state.length - 1, 0)]
+    reached, stops = advance(engine.stops, jnp.where(state.length == 0, begins, before), token)
+    return is_end | stops, reached
 
 
 def sampled_entropy(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Integer, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.extend import Engine, Extended, extend, from_prompts
+from jaxrl_tok.rollouts.stop_strings import StopTable
 from jaxrl_tok.types import Prompts, Rollouts, Sampling
 
 
@@ -41,16 +42,18 @@ def generate(
     slots: int,
     refill: bool = True,
     axis_name: str | tuple[str, ...] | None = None,
+    stops: StopTable | None = None,
 ) -> tuple[Rollouts, Int[Array, ""]]:
     """Samples every completion; also returns how many decode steps it took.
 
     At most `slots` requests run at once. With `refill` a slot that ends takes the next waiting request at
     once; without, a new round of requests starts when all have ended. `axis_name` names the mesh axes inside
-    `shard_map`: slots and requests are then those of the shard, and all shards make the same number of steps.
+    `shard_map`: slots and requests are then those of the shard, and all shards make the same number of steps. A
+    completion also ends with the token that completes one of the strings of `stops`.
     """
     count, group = keys.shape
     engine = Engine.read(
-        params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=slots, axis_name=axis_name
+        params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=slots, axis_name=axis_name, stops=stops
     )
     flat_keys, flat_sampling = jax.tree.map(lambda x: x.reshape(-1), (keys, sampling))
     prompt_of = jnp.arange(count * group, dtype=jnp.int32) // group

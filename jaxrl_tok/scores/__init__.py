@@ -11,6 +11,7 @@ from jaxrl_tok.scores.capo_rewards import capo_rewards as capo_rewards
 from jaxrl_tok.scores.capo_vote import capo_vote as capo_vote
 from jaxrl_tok.scores.centred_rewards import centred_rewards as centred_rewards
 from jaxrl_tok.scores.d3s_schedule import d3s_schedule as d3s_schedule
+from jaxrl_tok.scores.dars_extra_samples import dars_extra_samples as dars_extra_samples
 from jaxrl_tok.scores.discounted_step_returns import discounted_step_returns as discounted_step_returns
 from jaxrl_tok.scores.effective_rank import effective_rank as effective_rank
 from jaxrl_tok.scores.final_state_values import final_state_values as final_state_values
@@ -77,6 +78,7 @@ SCORES: dict[str, Callable[..., Any]] = {
         normalized_attention_entropy,
         effective_rank,
         d3s_schedule,
+        dars_extra_samples,
         low_entropy,
         segment_mean,
         thr_scores,

@@ -28,7 +28,8 @@ def assemble(
 ) -> tuple[Batch, States]:
     """Runs the assemble stage over a whole rollout batch, without gradient.
 
-    `fields` has arrays by their names in docs/notation.md, `[P, ...]`; at least `tokens`, `mask`, `valid`.
+    `fields` has arrays by their names in docs/notation.md, `[P, ...]`; at least `tokens`, `mask`, `valid`. A token that
+    is not `trained`, where rollouts say so, leaves the mask: it was sampled, and is seen by those behind it, no more.
     Advantages are those of all completions with a reward. What the filter drops after that no longer trains:
     it leaves the mask, and so every denominator and the token weights' statistics. With a critic its `values`
     become the `old_values` of the step, and `returns` are its targets.
@@ -36,6 +37,8 @@ def assemble(
     have: dict[str, Any] = dict(fields)
     states = dict(states)
     have["mask"] = have["mask"] & have["valid"][..., None]
+    if "trained" in have:
+        have["mask"] = have["mask"] & have["trained"]
     have["advantages"] = jnp.zeros(have["mask"].shape, jnp.float32)
     have["token_weights"] = jnp.where(have["mask"], jnp.float32(1), jnp.float32(0))
     for name in recipe.assemble_reads & DERIVED.keys() - have.keys():

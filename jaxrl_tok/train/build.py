@@ -130,15 +130,15 @@ def build(
         raise ShardingError(f"mesh.preset = {run.mesh.preset!r}: leaves processes without a device; expected another")
     mesh = make_mesh(sizes, used, **settings)
     _check_batch(run, batch_shards(mesh))
-    rollout = run.rollout
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
     score, reference = programs.score_program(model, mesh), parts.reference_of(model)
     decoding: dict[str, Any] = {
         "seed": run.run.seed,
-        "max_tokens": rollout.max_tokens,
+        "max_tokens": run.rollout.max_tokens,
         "end_ids": tokenizer.eos_ids,
-        "slots": rollout.slots or rollout.prompts * rollout.group,
+        "slots": run.rollout.slots or run.rollout.prompts * run.rollout.group,
         "dtype": compute_dtype(run.train, platform),
+        "stops": parts.stops_of(run, tokenizer),
     }
     return Build(
         run=run,
@@ -154,7 +154,7 @@ def build(
         score_reference=score if reference == model else programs.score_program(reference, mesh),
         distances=programs.distances_program(model, reference, mesh),
         priority=programs.priority_program(mesh, run.run.seed),
-        filtered=rollout.top_k > 0 or rollout.top_p < 1 or rollout.min_p > 0,
+        filtered=run.rollout.top_k > 0 or run.rollout.top_p < 1 or run.rollout.min_p > 0,
         reloads=run.lora.rank > 0 and not isinstance(run.model, OwnModelConfig) and run.model.weights is not None,
         given=given,
         dtype=compute_dtype(run.train, platform),

@@ -9,6 +9,7 @@ from jaxrl_tok.io.data import Batch
 from jaxrl_tok.io.distributed import ALONE, Peers
 from jaxrl_tok.io.tokenizer import Tokenizer
 from jaxrl_tok.rewards.pool import RewardPool
+from jaxrl_tok.rollouts.stop_strings import cut
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.tasks import EXTRACTORS
 from jaxrl_tok.train.build import Build
@@ -34,7 +35,7 @@ def evaluate(
     rollouts, _ = built.rollout(params, *placed, np.int32(EVAL), np.int32(0))
     rollouts = to_host(rollouts)
     group = settings.samples + 1
-    texts = completion_texts(rollouts, tokenizer)
+    texts = completion_texts(rollouts, tokenizer, built.run.rollout.stop)
     columns = {name: repeat(values, group) for name, values in questions.columns.items()}
     mine = peers.share(len(questions.prompts))
     own = slice(mine.start * group, mine.stop * group)
@@ -66,13 +67,13 @@ def eval_sampling(prompts: int, samples: int, temperature: float, limit: int) ->
     )
 
 
-def completion_texts(rollouts: Rollouts, tokenizer: Tokenizer) -> list[str]:
-    """Returns the text of each completion, in rows of groups, without end tokens. Host arrays."""
+def completion_texts(rollouts: Rollouts, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> list[str]:
+    """Returns the text of each completion up to a stop string, in rows of groups, without end tokens. Host arrays."""
     tokens = rollouts.tokens.reshape(-1, rollouts.tokens.shape[-1])
     lengths = rollouts.mask.sum(-1).reshape(-1)
     ends = set(tokenizer.eos_ids)
     rows = (row[:length].tolist() for row, length in zip(tokens, lengths, strict=True))
-    return [tokenizer.decode([token for token in row if token not in ends]) for row in rows]
+    return [cut(tokenizer.decode([token for token in row if token not in ends]), stops) for row in rows]
 
 
 def repeat(values: Sequence[Any], times: int | Sequence[int]) -> list[Any]:

@@ -18,7 +18,7 @@ from jaxrl_tok.errors import DataError, NumericsError, RewardError
 from jaxrl_tok.io.checkpoint import Checkpoints
 from jaxrl_tok.io.console import RunConsole
 from jaxrl_tok.io.data import Batch as Questions
-from jaxrl_tok.io.data import Batches, Data
+from jaxrl_tok.io.data import Batches, Data, join
 from jaxrl_tok.io.distributed import ALONE, Peers
 from jaxrl_tok.io.files import replace_atomically, reported, why
 from jaxrl_tok.io.metrics import Completion, MetricsLog
@@ -178,11 +178,11 @@ class Loop:
         self.stop = any(self.peers.exchange(lambda: self.signalled))
         return self.stop
 
-    def questions_of(self, stage: Stage) -> Questions:
-        """Returns the next batch of a stage, on every process the same."""
+    def questions_of(self, stage: Stage, batches: int = 1) -> Questions:
+        """Returns the next batch of a stage, or so many as one, on every process the same."""
         drawn: list[Questions] = []
-        self.peers.exchange(lambda: drawn.append(next(self.batches[stage.name])))
-        return drawn[0]
+        self.peers.exchange(lambda: drawn.extend(next(self.batches[stage.name]) for _ in range(batches)))
+        return drawn[0] if batches == 1 else join(drawn)
 
     def _step(self, stage: Stage, step: int) -> tuple[dict[str, Any], list[Completion]]:
         if stage.recipe.source != "rollout":
@@ -332,7 +332,10 @@ class Loop:
         # The warm-up and the main part draw in orders of their own.
         seed = self.run.run.seed if stage is self.built.main else self.run.run.seed + 2**32
         items = sum(s.prompts * s.steps for s in (self.built.warmup, self.built.main))
-        batches = self.data.batches(stage.prompts, seed=seed, shuffle=self.run.data.shuffle, items=items)
+        # Rounds take as many prompts as the rewards say: one by one, so that the position is behind the last one used.
+        size, ahead = (1, 2 * stage.prompts) if stage.recipe.in_rounds else (stage.prompts, 2)
+        how: dict[str, Any] = {"seed": seed, "shuffle": self.run.data.shuffle, "items": items, "prefetch": ahead}
+        batches = self.data.batches(size, **how)
         if "data" in host:
             batches.restore(host["data"][stage.name])
         return batches

@@ -1,6 +1,7 @@
 """What a run puts around its model: adapters, a value head, rollouts of a kind. Which of its parameters are whose."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,10 @@ from jax.sharding import Mesh
 from jaxrl_tok import models
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError
-from jaxrl_tok.io.tokenizer import Tokenizer
+from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.rollouts import CHECKS
+from jaxrl_tok.rollouts import CHECKS, WITHOUT_STOPS
+from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import CRITIC_ARRAYS, Recipe
@@ -62,19 +64,40 @@ def method_of(
     how = recipe.rollout
     if how is None:
         return None
+    if run.rollout.stop and how.name in WITHOUT_STOPS:
+        raise ConfigError(f"rollout.stop = {list(run.rollout.stop)}: expected [] with rollout = {how.name!r}")
     contains = functools.partial(containing, tokenizer, model.vocab)
     try:
-        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **how.own)
+        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **how.hyper)
     except ConfigError as error:
         raise ConfigError(f"recipe {run.recipe.name}: rollout = {how.name!r}: {error}") from None
     method = functools.partial(how.fn, **how.own)
     return programs.method_program(method, model, mesh, contains=contains, **decoding)
 
 
-def containing(tokenizer: Tokenizer, vocab: int, text: str) -> np.ndarray:
-    """Returns which tokens have a piece of text in theirs: bool[vocab]."""
+def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
+    """Returns what finds the run's stop strings among tokens, None where it has none.
+
+    Of a vocabulary of which only the size is known, as in a plan, a table of that size that finds nothing.
+
+    Raises:
+      ConfigError: a stop string is empty.
+      DataError: the tokenizer does not say what its tokens' bytes are.
+    """
+    try:
+        if not run.rollout.stop:
+            return None
+        known = token_bytes(tokenizer) if isinstance(tokenizer, Tokenizer) else [b""] * tokenizer.size
+        return stop_table(run.rollout.stop, known)
+    except ConfigError as error:
+        raise ConfigError(f"rollout.stop: {error}") from None
+
+
+def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:
+    """Returns which tokens have a piece of text, or a match of a pattern, in theirs: bool[vocab]."""
+    pattern = re.compile(re.escape(text)) if isinstance(text, str) else text
     found = np.zeros(vocab, bool)
-    found[: tokenizer.size] = [text in tokenizer.decode([token]) for token in range(tokenizer.size)]
+    found[: tokenizer.size] = [bool(pattern.search(tokenizer.decode([token]))) for token in range(tokenizer.size)]
     return found
 
 

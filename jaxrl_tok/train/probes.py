@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.rewards.batch import joined, to_json
+from jaxrl_tok.rollouts.stop_strings import cut
 from jaxrl_tok.train.evaluate import repeat
 from jaxrl_tok.types import Probes, Rollouts
 
@@ -23,7 +24,8 @@ def state_values(loop: "Loop", questions: Questions, rollouts: Rollouts, probes:
     assert pool is not None
     mine = loop.peers.share(len(questions.prompts))
     there = probes.lengths > 0
-    texts = [loop.data.tokenizer.decode(ids) for ids in _tokens(rollouts, probes, mine, loop.data.tokenizer.eos_ids)]
+    rows = _tokens(rollouts, probes, mine, loop.data.tokenizer.eos_ids)
+    texts = [cut(loop.data.tokenizer.decode(ids), loop.run.rollout.stop) for ids in rows]
     counts = there[mine].sum((1, 2, 3)).tolist()
 
     def scored() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.extend import Contains, Engine, nothing_contains
 from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts.stop_strings import StopTable
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.sharding.rules import ROLLOUT_RULES, param_shardings
 from jaxrl_tok.train.assemble import States, assemble
@@ -35,6 +36,7 @@ def rollout_program(
     end_ids: tuple[int, ...],
     slots: int,
     dtype: str | None = None,
+    stops: StopTable | None = None,
 ) -> Callable[..., tuple[Rollouts, Leaf]]:
     """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`.
 
@@ -51,7 +53,7 @@ def rollout_program(
         rollouts, steps = generate(
             params, model, prompts, keys, sampling,
             max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards) if slots else local,
-            axis_name=manual or None,
+            axis_name=manual or None, stops=stops,
         )  # fmt: skip
         return rollouts, steps[None]
 
@@ -68,6 +70,7 @@ def method_program(
     end_ids: tuple[int, ...],
     slots: int,
     dtype: str | None = None,
+    stops: StopTable | None = None,
     contains: Contains = nothing_contains,
 ) -> Callable[..., Sampled]:
     """Returns `f(params, prompts, sampling, stream, step) -> Sampled`: rollouts by a method of `rollouts/`.
@@ -81,7 +84,7 @@ def method_program(
         keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
         engine = Engine.read(
             params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards),
-            axis_name=manual or None, contains=contains,
+            axis_name=manual or None, contains=contains, stops=stops,
         )  # fmt: skip
         return method(engine, keys, sampling)
 

@@ -69,7 +69,7 @@ SUPPLIERS = {
     "a greedy rollout of each prompt": {"greedy_rewards"},
     "rewards of the items of a list": {"item_rewards"},
     "summaries at several budgets": {"budget_rewards"},
-    'tree rollouts (rollout = "spo_tree")': {"node_ids", "node_parents", "node_rewards", "multiplicity"},
+    'tree rollouts (rollout = "spo_tree" or "eptree")': {"node_ids", "node_parents", "node_rewards", "multiplicity"},
     "tree rollouts with values": {"node_values"},
     "a scoring pass without part of the prompt": {"context_logprobs"},
     "a scoring pass over a whole group at once": {"group_divergence"},
@@ -161,6 +161,11 @@ class Recipe:
     def keeps_reference(self) -> bool:
         """Whether a frozen copy of the parameters is part of the state."""
         return bool((self.assemble_reads | self.step_reads) & (REFERENCE_ARRAYS | DISTANCE_ARRAYS))
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether the rewards of what was sampled say what is sampled next."""
+        return self.rollout is not None and self.rollout.next_round is not None
 
     @property
     def judged(self) -> frozenset[str]:

@@ -9,18 +9,19 @@ import numpy as np
 
 from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.io.metrics import Completion
-from jaxrl_tok.rewards.batch import RewardBatch, among, joined, to_json
+from jaxrl_tok.rewards.batch import RewardBatch
 from jaxrl_tok.sharding.mesh import batch_shards
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train import parts
-from jaxrl_tok.train.build import Stage, sampling
-from jaxrl_tok.train.evaluate import completion_texts, repeat
+from jaxrl_tok.train.build import Stage
+from jaxrl_tok.train.evaluate import completion_texts
+from jaxrl_tok.train.judge import rewards_of
 from jaxrl_tok.train.probes import state_values
-from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
+from jaxrl_tok.train.rounds import drawn, prompts_of
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
 from jaxrl_tok.train.tries import pack
-from jaxrl_tok.types import Prompts, Rollouts, Sampled, Sampling, Tries
+from jaxrl_tok.types import Prompts, Rollouts, Tries
 
 if TYPE_CHECKING:
     from jaxrl_tok.train.loop import Loop
@@ -29,18 +30,15 @@ if TYPE_CHECKING:
 def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any], list[Completion]]:
     """Takes one step on sampled completions; returns its metrics and the completions as text."""
     clock = _Clock()
-    questions = loop.questions_of(stage)
-    prompts = shard_batch(Prompts(questions.tokens, questions.lengths, questions.ids), loop.built.mesh)
-    asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
-    sampled = _sampled(loop, prompts, asked, step)
+    found = drawn(loop, stage, step)
+    questions, prompts, host, sampled = found.questions, found.prompts, found.host, found.sampled
     rollouts = sampled.rollouts
-    host: Rollouts = to_host(rollouts)
     exists = host.mask.any(-1)
     clock.lap("time/rollout")
     tries = _tries(loop, stage, questions, host)
     # The scoring passes run on the device while the rewards run in their processes.
     scored = _scores(loop, stage, prompts, rollouts, tries)
-    rewards, texts = _rewards(loop, stage, questions, host)
+    rewards, texts = rewards_of(loop, questions, host) if found.rewards is None else (found.rewards, None)
     known = sampled.fields | scored
     if sampled.probes is not None:
         values = state_values(loop, questions, host, to_host(sampled.probes))
@@ -51,21 +49,20 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")
-    tokens = int((host.mask if sampled.tokens is None else to_host(sampled.tokens)).sum())
-    loop.num_tokens += tokens + int((questions.lengths * exists.sum(1)).sum())
+    loop.num_tokens += found.tokens + found.prompt_tokens
     grid = exists.shape
-    metrics |= rollout_metrics(host.mask[exists], host.truncated[exists])
+    metrics |= found.metrics | rollout_metrics(host.mask[exists], host.truncated[exists])
     parts = rewards.parts.reshape(*grid, -1)
     metrics |= reward_metrics(rewards.rewards.reshape(grid), rewards.valid.reshape(grid), parts, rewards.outcomes)
     metrics["frac_trainable"] = float(np.mean(to_host(batch.fields["valid"])[exists]))
     metrics["num_tokens"] = loop.num_tokens
-    metrics |= clock.laps | {"time/step": clock.total(), "perf/tokens_per_second": tokens / clock.total()}
-    advantages = to_host(batch.fields["advantages"])
+    metrics |= clock.laps | {"time/step": clock.total(), "perf/tokens_per_second": found.tokens / clock.total()}
+    advantages, trained = to_host((batch.fields["advantages"], batch.fields["mask"]))
     if not loop.peers.first:
         return metrics, []
-    if loop.peers.count > 1:
-        texts = completion_texts(jax.tree.map(lambda x: x[exists], host), loop.data.tokenizer)
-    return metrics, _completions(questions, texts, rewards, host, advantages)
+    if loop.peers.count > 1 or texts is None:
+        texts = completion_texts(jax.tree.map(lambda x: x[exists], host), loop.data.tokenizer, loop.run.rollout.stop)
+    return metrics, _completions(questions, texts, rewards, host, advantages, trained)
 
 
 def _tries(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts) -> Tries | None:
@@ -73,18 +70,8 @@ def _tries(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts)
     if loop.run.train.share_prefix != "tree":
         return None
     mesh, parts = loop.built.mesh, stage.minibatches * stage.microbatches
-    prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
-    packed = pack(prompts, rollouts, filtered=loop.built.filtered, parts=parts, shards=batch_shards(mesh))
+    packed = pack(prompts_of(questions), rollouts, filtered=loop.built.filtered, parts=parts, shards=batch_shards(mesh))
     return shard_batch(packed, mesh)
-
-
-def _sampled(loop: "Loop", prompts: Prompts, asked: Sampling, step: int) -> Sampled:
-    """Samples completions, independently or by the recipe's method."""
-    arguments = (loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
-    if loop.built.method is not None:
-        return loop.built.method(*arguments)
-    rollouts, _ = loop.built.rollout(*arguments)
-    return Sampled(rollouts, {}, None)
 
 
 def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts, tries: Tries | None) -> dict[str, Any]:
@@ -106,27 +93,6 @@ def _scores(loop: "Loop", stage: Stage, prompts: Prompts, rollouts: Rollouts, tr
         kinds = tuple(sorted(reads & DISTANCE_ARRAYS))
         scored |= built.distances(params, reference, prompts, rollouts, tries, kinds)
     return scored
-
-
-def _rewards(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts) -> tuple[RewardBatch, list[str]]:
-    """Returns the rewards of all completions that exist, and the texts of those that this process scored."""
-    pool = loop.pool
-    assert pool is not None
-    mine = loop.peers.share(len(questions.prompts))
-    exists = rollouts.mask.any(-1)
-    texts = completion_texts(jax.tree.map(lambda x: x[mine][exists[mine]], rollouts), loop.data.tokenizer)
-    counts = exists[mine].sum(1).tolist()
-
-    def scored() -> dict[str, Any]:
-        columns = {name: repeat(values[mine], counts) for name, values in questions.columns.items()}
-        return to_json(pool.score(repeat(questions.prompts[mine], counts), texts, columns))
-
-    rewards = among(joined(loop.peers.exchange(scored)), exists.reshape(-1))
-    for line in rewards.warnings():
-        loop.console.warn("timeouts", line)
-    for line in rewards.errors:
-        loop.console.warn(line.split(":")[0], line)
-    return rewards, texts
 
 
 def _fields(
@@ -160,12 +126,17 @@ def _fields(
 
 
 def _completions(
-    questions: Questions, texts: list[str], rewards: RewardBatch, rollouts: Rollouts, advantages: np.ndarray
+    questions: Questions,
+    texts: list[str],
+    rewards: RewardBatch,
+    rollouts: Rollouts,
+    advantages: np.ndarray,
+    trained: np.ndarray,
 ) -> list[Completion]:
-    """The completions that exist, whose texts are given."""
+    """The completions that exist, whose texts are given, with the mean advantage of their trained tokens."""
     group = rollouts.mask.shape[1]
-    counts = np.maximum(rollouts.mask.sum(-1), 1)
-    means = (np.where(rollouts.mask, advantages, 0).sum(-1) / counts).reshape(-1)
+    counts = np.maximum(trained.sum(-1), 1)
+    means = (np.where(trained, advantages, 0).sum(-1) / counts).reshape(-1)
     truncated = rollouts.truncated.reshape(-1)
     names = list(rewards.outcomes)
     return [

@@ -76,3 +76,18 @@ def one_number(completions):
 def huge(completions):
     """Finite scores of which no two can be added in float32."""
     return [3e38 if len(c) % 2 else 2e38 for c in completions]
+
+
+def constant_for_even(prompts, completions):
+    """Half of the prompts are worth the same whatever is said to them."""
+    return [1.0 if int(p[0]) % 2 == 0 else float(len(c)) for p, c in zip(prompts, completions, strict=True)]
+
+
+def hard_for_even(prompts, completions):
+    """Half of the prompts are hardly ever solved, the others always."""
+    return [float(int(p[0]) % 2 == 1 or len(c) == 3) for p, c in zip(prompts, completions, strict=True)]
+
+
+def mostly_right(completions):
+    """More than half of any completions, but not all."""
+    return [0.6 + 0.4 * (len(c) % 2) for c in completions]

@@ -68,6 +68,15 @@ def test_two_processes_of_four_devices_leave_what_one_of_eight_leaves(tmp_path, 
     assert not [line for line in out.splitlines() if line.startswith("[1] ") and "Gloo" not in line]
 
 
+def test_processes_agree_on_what_the_next_round_samples(tmp_path, cache):
+    sets = ("recipe=dapo_dynamic", "recipe.rollout.rounds=3")
+    finish(start(tmp_path / "one", *SETS, *sets, cache=cache, JAX_NUM_CPU_DEVICES="2"))
+    finish(launch(tmp_path / "two", 2, 1, cache, *sets))
+    one = record(tmp_path / "one")
+    assert any(line["rollout/rounds"] > 1 for line in one[0][1:])
+    close(record(tmp_path / "two"), one)
+
+
 def test_a_run_goes_on_with_other_processes_and_devices(tmp_path, cache, whole):
     """From 8 devices to 4 to 1: the same questions in the same order, the same parameters."""
     folder = tmp_path / "run"

@@ -28,7 +28,7 @@ from jaxrl_tok.reductions import (
 )
 from jaxrl_tok.scores import prefix_tree_values
 from jaxrl_tok.token_weights import high_entropy
-from tests.golden import objectives, outcomes, sampling, structures, vocabulary, weights
+from tests.golden import objectives, outcomes, rollouts, sampling, structures, vocabulary, weights
 from tests.golden.flat import SINGLETON, Groups, call, parse
 
 ESTIMATOR = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
@@ -195,4 +195,5 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **weights.FUNCTIONS,
     **objectives.FUNCTIONS,
     **sampling.FUNCTIONS,
+    **rollouts.FUNCTIONS,
 }

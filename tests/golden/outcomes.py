@@ -215,7 +215,21 @@ def ma_gae(rewards, values, bounds, value_fn="equal", reward_fn=None, gamma=1.0,
     return {name: np.asarray(x[0, 0]) for name, x in (first | macros).items()}
 
 
+def dars_extra_samples(acc, N):
+    """Groups of N completions, so many of them right; up to 32 completions, and 64 with the weights of hardness."""
+    rewards = (np.arange(int(N))[None] < np.round(acc * N)[:, None]).astype(np.float64)
+    more = {
+        "ET": {"most": 32},
+        "HW": {"most": 64, "schedule": "hardness_weighted"},
+        "ET_std": {"most": 32, "std": True},
+    }
+    for options in more.values():
+        options["most"] -= int(N)
+    return {name: call(scores.dars_extra_samples, rewards, **options) for name, options in more.items()}
+
+
 FUNCTIONS = {
+    "dars_extra_samples": dars_extra_samples,
     "gae": gae,
     "gae_zero_padded": gae_zero_padded,
     "reward_to_go": reward_to_go,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import DataError
-from jaxrl_tok.io.data import Batch, Data, question, question_hash
+from jaxrl_tok.io.data import Batch, Data, join, question, question_hash, replaced
 from jaxrl_tok.io.data_sources import open_source
 from jaxrl_tok.io.tokenizer import characters
 from jaxrl_tok.tasks.arithmetic import ALPHABET
@@ -64,6 +64,34 @@ def test_columns_that_some_rows_lack_are_none(tmp_path):
     batch = data.collate([data.source[0], data.source[1]])
     assert batch.columns == {"x": [1, None], "y": [None, [2]]}
     assert batch.answers == [None, None]
+
+
+def test_batches_joined_and_rows_replaced_are_those_of_the_same_questions(tmp_path):
+    rows = [{"prompt": f"{i}?", "x": i} if i % 2 else {"prompt": f"{i}!?", "y": i} for i in range(8)]
+    source = open_source("files", paths=write(tmp_path / "a.jsonl", rows))
+    data = Data(source, TEXT, max_prompt=8, heldout_fraction=0.0)
+    batch = data.collate([data.source[i] for i in range(5)])
+    assert same(join([data.collate([data.source[i]]) for i in range(5)]), batch)
+    others = data.collate([data.source[i] for i in (5, 6)])
+    marked = np.array([False, True, False, False, True])
+    assert same(replaced(batch, marked, others), data.collate([data.source[i] for i in (0, 5, 2, 3, 6)]))
+    # Columns that only the others have.
+    few, more = (
+        Batch(x.ids, x.prompts, x.answers, {k: x.columns[k]}, x.tokens, x.lengths)
+        for x, k in ((batch, "x"), (others, "y"))
+    )
+    assert replaced(few, marked, more).columns == {"x": [None, None, None, 3, None], "y": [None, None, None, None, 6]}
+
+
+def test_questions_drawn_one_by_one_are_those_of_batches_and_go_on_anywhere():
+    data = arithmetic(terms=3)
+    batches, singly = data.batches(4, seed=3), data.batches(1, seed=3, prefetch=8)
+    assert same(join([next(singly) for _ in range(4)]), next(batches))
+    for _ in range(3):
+        next(singly)
+    again = data.batches(1, seed=3, prefetch=8)
+    again.restore(singly.state())
+    assert flat(again, 6) == flat(singly, 6)
 
 
 def test_question_ignores_whitespace_composition_and_system_prompt():

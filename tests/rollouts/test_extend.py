@@ -11,6 +11,7 @@ import pytest
 from jaxrl_tok.models import Rope
 from jaxrl_tok.rollouts.extend import Engine, branch_keys, extend, fork, from_prompts, sampled_entropy
 from jaxrl_tok.rollouts.generate import request_keys
+from jaxrl_tok.rollouts.stop_strings import stop_table
 from jaxrl_tok.train.score import score
 from tests import tiny
 
@@ -27,7 +28,10 @@ VARIANTS = {
         "local_rope": Rope(100.0),
     },
     "scan": {"tied": False, "scan_decoding": True},
+    "stops": {"tied": False, "layers": 1},
 }
+# Tokens are letters of three, so that a string is often complete, or only begun, where a completion is cut.
+STOPS = {"stops": stop_table(["abc", "bb"], [b"abc"[i % 3 : i % 3 + 1] for i in range(37)])}
 
 
 MODELS = {name: tiny.model(**changes) for name, changes in VARIANTS.items()}
@@ -36,7 +40,9 @@ WEIGHTS = {name: weights | {"head": 2 * weights["head"]} for name, weights in WE
 
 
 def engine_of(name, slots, prompts):
-    return Engine.read(WEIGHTS[name], MODELS[name], prompts, max_tokens=LIMIT, end_ids=ENDS, slots=slots)
+    return Engine.read(
+        WEIGHTS[name], MODELS[name], prompts, max_tokens=LIMIT, end_ids=ENDS, slots=slots, stops=STOPS.get(name)
+    )
 
 
 def base(engine):
@@ -84,11 +90,13 @@ def tails(parents):
     return row, kept, branch, parents.tokens[row[:, None], at], parents.logprobs[row[:, None], at], there
 
 
-@pytest.mark.parametrize("name", [pytest.param("plain", marks=SLOW), "window", pytest.param("scan", marks=SLOW)])
+@pytest.mark.parametrize("name", [*(pytest.param(x, marks=SLOW) for x in ("plain", "scan", "stops")), "window"])
 def test_the_first_branch_samples_what_its_parent_has(name):
     parents, children = forked(name)
     _, kept, branch, tokens, logprobs, there = tails(parents)
     first = (branch == 0) & there[:, 0]
+    by_end = np.isin(np.take_along_axis(parents.tokens, parents.lengths[:, None] - 1, axis=1)[:, 0], ENDS)
+    assert (parents.ended & ~by_end).any() == (name in STOPS)
     assert first.sum() > 30 and (children.lengths[first] > 1).any() and (kept[first] > 4).any()
     np.testing.assert_array_equal(children.lengths[first], there.sum(-1)[first])
     np.testing.assert_array_equal(children.tokens[first][there[first]], tokens[first][there[first]])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts.stop_strings import stop_table
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
 from jaxrl_tok.train.programs import rollout_program
@@ -78,6 +79,31 @@ def test_refilling_takes_fewer_steps_than_waiting_for_a_round():
     assert lengths.sum() / 4 <= steps < rounds
     assert sampled(1, True)[2] == lengths.sum()
     assert sampled(16, True)[2] == lengths.max()
+
+
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it():
+    pieces = [bytes([65 + i]) for i in range(37)]
+    asked, prompts = tiny.sampling((PROMPTS, GROUP), LIMIT), tiny.prompts(PROMPTS, SIZE)
+
+    def run(stops, slots=4):
+        keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(GROUP))
+        options = {"max_tokens": LIMIT, "end_ids": (END,), "slots": slots, "stops": stop_table(stops, pieces)}
+        return jax.jit(lambda: generate(WEIGHTS, MODEL, prompts, keys, asked, **options)[0])()
+
+    def texts(rollouts):
+        rows, masks = (np.asarray(x).reshape(-1, LIMIT) for x in (rollouts.tokens, rollouts.mask))
+        return [b"".join(pieces[t] for t in row[mask]).decode() for row, mask in zip(rows, masks, strict=True)]
+
+    free = texts(run([]))
+    longest = sorted(free, key=len)[-2:]
+    stops = [longest[0][3:5], free[1][:1], longest[1][6:8]]
+    found = run(stops)
+    for text, whole, cut_off in zip(texts(found), free, np.asarray(found.truncated).reshape(-1), strict=True):
+        ends = [whole.find(stop) + len(stop) for stop in stops if stop in whole]
+        assert text == whole[: min(ends, default=len(whole))]
+        assert cut_off == (not ends and not whole.endswith(pieces[END].decode()))
+    assert texts(found) != free
+    assert_same(jax.device_get(found), jax.device_get(run(stops, slots=16)))
 
 
 def test_several_end_tokens():

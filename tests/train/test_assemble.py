@@ -1,6 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_tok.train.assemble import assemble
+from tests import tiny
 from tests.train import cases
 
 
@@ -36,3 +39,20 @@ def test_the_step_gets_what_it_reads_and_no_more():
     assert "ref_logprobs" not in batch.fields and "rewards" not in batch.fields
     assert "ref_logprobs" in cases.batch("grpo_kl").fields
     assert batch.fields["advantages"].dtype == jnp.float32
+
+
+def test_a_token_that_is_not_trained_leaves_the_mask_and_the_credit_of_the_others_stays():
+    have, built = cases.fields(), cases.recipe("dapo")
+    trained = jnp.asarray(np.random.default_rng(1).random(have["mask"].shape) < 0.6)
+    heat = jnp.ones(have["mask"].shape[:2], jnp.float32)
+    prompts = tiny.prompts(cases.PROMPTS, 5)
+    whole, part = (
+        jax.jit(lambda fields: assemble(built, {}, prompts, fields, heat, None)[0])(fields).fields
+        for fields in (have, have | {"trained": trained})
+    )
+    expected = np.asarray(whole["mask"]) & np.asarray(trained)
+    assert expected.any() and (expected != np.asarray(whole["mask"])).any()
+    np.testing.assert_array_equal(part["mask"], expected)
+    for name in ("advantages", "token_weights"):
+        np.testing.assert_array_equal(part[name], np.where(expected, whole[name], 0))
+    assert "trained" not in part

@@ -60,12 +60,30 @@ def test_four_kills_one_inside_a_checkpoint_write(tmp_path, cache, sets):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sets", [("recipe=spear",), ("recipe=skywork_or1", "loss.entropy.target=9")], ids=" ".join)
+@pytest.mark.parametrize("sets", [("recipe=spear",)], ids=" ".join)
 def test_what_a_method_remembers_goes_on(tmp_path, cache, sets):
     """A ring of earlier groups, which assembly fills; a coefficient, which the pass before an update moves."""
     expected = undisturbed(tmp_path, cache, sets)
     remembered = {name: x for name, x in expected[-1].items() if "method_state" in name}
     assert remembered and any(any(x) for x in remembered.values())
+    folder = tmp_path / "killed"
+    kill_when(folder, cache, sets, lambda: steps(folder) >= 4)
+    assert "resumed at step" in finish(start(folder, *sets, cache=cache))
+    assert record(folder) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("differs", "sets"),
+    [
+        ("rollout/prompts", ("recipe=dapo_dynamic", "recipe.rollout.rounds=3")),
+        ("rollout/completions", ("recipe=dars", "recipe.rollout.first=4", "rollout.group=8", "reward.form.weight=1.0")),
+    ],
+)
+def test_what_was_drawn_and_sampled_in_rounds_goes_on(tmp_path, cache, differs, sets):
+    """From behind the last prompt that was drawn, however many a step took."""
+    expected = undisturbed(tmp_path, cache, sets)
+    assert len({line[differs] for line in expected[0][1:]}) > 1
     folder = tmp_path / "killed"
     kill_when(folder, cache, sets, lambda: steps(folder) >= 4)
     assert "resumed at step" in finish(start(folder, *sets, cache=cache))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,9 @@ def test_which_tokens_have_a_piece_of_text():
     assert [characters.decode([int(i)]) for i in np.flatnonzero(found)] == [";"] and found.shape == (
         characters.size + 2,
     )
+    either = parts.containing(characters, characters.size, re.compile("[b;]"))
+    assert [characters.decode([int(i)]) for i in np.flatnonzero(either)] == ["b", ";"]
+    assert not parts.containing(characters, characters.size, "[b;]").any()
 
 
 def test_a_checksum_tells_one_base_from_another():

@@ -1,0 +1,148 @@
+"""A rollout batch that is sampled in rounds: the rewards of each say what the next one samples."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+
+from jaxrl_tok.io.data import Batch as Questions
+from jaxrl_tok.io.data import replaced
+from jaxrl_tok.rewards.batch import RewardBatch, overlaid
+from jaxrl_tok.rollouts.rounds import Round
+from jaxrl_tok.sharding.place import shard_batch, to_host
+from jaxrl_tok.train.build import Stage, sampling
+from jaxrl_tok.train.judge import rewards_of
+from jaxrl_tok.train.programs import TRAIN
+from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampled
+
+if TYPE_CHECKING:
+    from jaxrl_tok.train.loop import Loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A batch of questions and what was sampled for them."""
+
+    questions: Questions
+    prompts: Prompts  # on the devices
+    sampled: Sampled  # on the devices
+    host: Rollouts
+    tokens: int  # that were sampled
+    prompt_tokens: int  # of their prompts, once for each completion
+    rewards: RewardBatch | None = None  # where it took them to sample
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:
+    """Samples a batch, independently or by the recipe's method."""
+    if stage.recipe.in_rounds:
+        return drawn_in_rounds(loop, stage, step)
+    questions = loop.questions_of(stage)
+    prompts = shard_batch(prompts_of(questions), loop.built.mesh)
+    asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
+    arguments = (loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
+    if loop.built.method is None:
+        rollouts, _ = loop.built.rollout(*arguments)
+        sampled = Sampled(rollouts, {}, None)
+    else:
+        sampled = loop.built.method(*arguments)
+    host: Rollouts = to_host(sampled.rollouts)
+    tokens = int((host.mask if sampled.tokens is None else to_host(sampled.tokens)).sum())
+    return Drawn(questions, prompts, sampled, host, tokens, _prompt_tokens(questions, host))
+
+
+def drawn_in_rounds(loop: "Loop", stage: Stage, step: int) -> Drawn:
+    """Samples, rewards, and samples again, for as long as the method asks.
+
+    Each round is one call of the same program, whatever it samples. The keys are those of the step in all rounds.
+    """
+    batch = _Batch(loop, stage, step)
+    done = 0
+    ask = batch.asks(done)
+    while ask.wanted.any():
+        batch.take(ask)
+        done += 1
+        ask = batch.asks(done)
+    if ask.warning:
+        loop.console.warn("rounds", ask.warning)
+    assert batch.questions is not None and batch.host is not None and batch.rewards is not None
+    placed = shard_batch((prompts_of(batch.questions), batch.host), loop.built.mesh)
+    return Drawn(
+        batch.questions,
+        placed[0],
+        Sampled(placed[1], {}, None),
+        batch.host,
+        batch.tokens,
+        batch.prompt_tokens,
+        batch.rewards,
+        {
+            "rollout/rounds": done,
+            "rollout/prompts": batch.prompts,
+            "rollout/completions": batch.completions,
+            "rollout/reward": batch.total / max(batch.rewarded, 1),
+        },
+    )
+
+
+def prompts_of(questions: Questions) -> Prompts:
+    """Returns what the devices get of questions."""
+    return Prompts(questions.tokens, questions.lengths, questions.ids)
+
+
+def _prompt_tokens(questions: Questions, rollouts: Rollouts) -> int:
+    return int((questions.lengths * rollouts.mask.any(-1).sum(1)).sum())
+
+
+class _Batch:
+    """What there is of a batch so far, and counts of all that was sampled for it."""
+
+    def __init__(self, loop: "Loop", stage: Stage, step: int):
+        self._loop, self._stage, self._step = loop, stage, step
+        self._grid = (stage.prompts, stage.group)
+        self.questions: Questions | None = None
+        self.host: Rollouts | None = None
+        self.rewards: RewardBatch | None = None
+        self.tokens = self.prompt_tokens = self.prompts = self.completions = self.rewarded = 0
+        self.total = 0.0
+
+    def asks(self, done: int) -> Round:
+        """Returns what the method wants after so many rounds."""
+        rewards, valid = np.zeros(self._grid, np.float32), np.zeros(self._grid, bool)
+        if self.rewards is not None:
+            rewards, valid = self.rewards.rewards.reshape(self._grid), self.rewards.valid.reshape(self._grid)
+        method = self._stage.recipe.rollout
+        assert method is not None and method.next_round is not None
+        return method.next_round(done, rewards, valid)
+
+    def take(self, ask: Round) -> None:
+        """Samples and rewards what is asked for, and lays it over what there is."""
+        loop, count = self._loop, int(ask.fresh.sum())
+        questions = self.questions
+        if count:
+            others = loop.questions_of(self._stage, count)
+            questions = others if questions is None else replaced(questions, ask.fresh, others)
+        assert questions is not None
+        asked = sampling(loop.run, self._stage.prompts)
+        asked = dataclasses.replace(asked, limit=np.where(ask.wanted, asked.limit, 0))
+        placed = shard_batch((prompts_of(questions), asked), loop.built.mesh)
+        assert loop.built.method is not None
+        sampled = loop.built.method(loop.state.model_params, *placed, np.int32(TRAIN), np.int32(self._step))
+        host: Rollouts = to_host(sampled.rollouts)
+        rewards, _ = rewards_of(loop, questions, host)
+        self.tokens += int(host.mask.sum())
+        self.prompt_tokens += _prompt_tokens(questions, host)
+        self.prompts += count
+        self.completions += int(ask.wanted.sum())
+        self.rewarded += int(rewards.valid.sum())
+        self.total += float(rewards.rewards[rewards.valid].sum(dtype=np.float64))
+        if self.host is not None and self.rewards is not None:
+            where = ask.wanted | ask.fresh[:, None]
+            host = jax.tree.map(lambda new, old: np.where(_like(where, new), new, old), host, self.host)
+            rewards = overlaid(self.rewards, rewards, where.reshape(-1))
+        self.questions, self.host, self.rewards = questions, host, rewards
+
+
+def _like(where: Bool[np.ndarray, "P G"], x: Leaf) -> Any:
+    return where.reshape(*where.shape, *[1] * (x.ndim - 2))
