@@ -57,6 +57,9 @@ class RunSection(Section):
     """Seed of initialisation, data order and sampling."""
     steps: Natural = 100
     """RL steps: one rollout batch and its updates each."""
+    max_sampled_tokens: Natural = 0
+    """End before that, with the step in which so many tokens have been sampled, for recipes to be compared at equal
+    cost; what branches share counts once. 0 = no such end."""
     checkpoint_every: Count = 20
     """RL steps between checkpoints; the last step always has one."""
     keep_last: Annotated[int, Field(ge=2)] = 2

@@ -59,6 +59,7 @@ METRICS: dict[str, tuple[str, str]] = {
         "prompt and completion tokens since the run began; what branches share counts once, rollouts for values too",
         "tokens",
     ),
+    "num_sampled_tokens": ("tokens sampled for rollouts since the main part began; counted as in num_tokens", "tokens"),
     "eval/greedy": ("held-out questions that the greedy completion answers", "share of questions"),
     "eval/avg@{k}": ("share of k samples that are right, mean over held-out questions", "share of samples"),
     "eval/pass@{k}": ("chance that one of k samples is right, unbiased", "share of questions"),

@@ -61,7 +61,7 @@ class Loop:
         self.state: TrainState = None  # type: ignore[assignment]  # set by `start`
         self.index = 0
         self.best = -1.0
-        self.num_tokens = 0
+        self.num_tokens = self.num_sampled_tokens = 0
         self.steps_without_end = 0
         self.begun = False  # the main part: its optimizer is made and the start evaluated
         self.signalled = False  # this process was told to stop
@@ -75,9 +75,10 @@ class Loop:
         return self.built.warmup.steps
 
     @property
-    def last(self) -> int:
-        """The index at which the run is finished."""
-        return self.warm + self.built.main.steps
+    def finished(self) -> bool:
+        """Whether the main part has taken all its steps, or sampled all its tokens."""
+        most = self.run.run.max_sampled_tokens
+        return self.index >= self.warm + self.built.main.steps or 0 < most <= self.num_sampled_tokens
 
     def start(self) -> None:
         """Restores the newest checkpoint, or initialises; cuts the logs back to it; opens everything."""
@@ -91,6 +92,7 @@ class Loop:
             self.index, self.base = restored.step, host["base"]
             self.begun = self.index >= self.warm
             self.best, self.num_tokens = host["best"], host["num_tokens"]
+            self.num_sampled_tokens = host["num_sampled_tokens"]
             self.steps_without_end = host["steps_without_end"]
             self.console.print(f"resumed at {self._name(self.index)} from {self.checkpoints.folder}")
         enter = self._opened.enter_context
@@ -121,12 +123,12 @@ class Loop:
         """Runs to the end, or to a signal; returns the exit code."""
         with _stop_on_signal(self):
             if self.index < self.warm:
-                self._stage(self.built.warmup, 0, self.warm)
+                self._stage(self.built.warmup, 0)
             # Even when told to stop: a checkpoint at this index is one of the main part.
             if self.index == self.warm and not self.begun:
                 self._begin_main()
             if not self.stop:
-                self._stage(self.built.main, self.warm, self.last)
+                self._stage(self.built.main, self.warm)
         if self.stop:
             self._save()
             self.checkpoints.wait()
@@ -150,9 +152,10 @@ class Loop:
         self._record(0, self._evaluated(force=True), [], main=True)
         self._save()
 
-    def _stage(self, stage: Stage, start: int, end: int) -> None:
-        self.console.stage(stage.name, end - start, done=self.index - start)
-        while not self._is_stopped() and self.index < end:
+    def _stage(self, stage: Stage, start: int) -> None:
+        main = stage is self.built.main
+        self.console.stage(stage.name, stage.steps, done=self.index - start)
+        while not self._is_stopped() and not (self.finished if main else self.index >= self.warm):
             step = self.index - start + 1
             position = self._position()
             try:
@@ -165,10 +168,9 @@ class Loop:
                     self.console.print(f"saved at {self._name(self.index)}; the same command goes on from there")
                 raise
             self.index += 1
-            main = stage is self.built.main
             if main:
                 self._check_adapters(metrics)
-                metrics |= self._evaluated(force=self.index == end)
+                metrics |= self._evaluated(force=self.finished)
                 self._warn(metrics)
             self._record(step, metrics, completions, main)
             if self._is_due(step, main):
@@ -308,7 +310,7 @@ class Loop:
     def _is_due(self, step: int, main: bool) -> bool:
         if not main and self.index == self.warm:
             return False  # saved when the main part has begun
-        return step % self.run.run.checkpoint_every == 0 or self.index == self.last
+        return step % self.run.run.checkpoint_every == 0 or (main and self.finished)
 
     def _position(self) -> dict[str, Any]:
         """Returns where the data stands: the batch that comes next."""
@@ -320,6 +322,7 @@ class Loop:
         host = {
             "best": self.best,
             "num_tokens": self.num_tokens,
+            "num_sampled_tokens": self.num_sampled_tokens,
             "steps_without_end": self.steps_without_end,
             "base": self.base,
             "data": position or self._position(),

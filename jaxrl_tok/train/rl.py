@@ -50,12 +50,13 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     metrics = loop.update(stage, batch)
     clock.lap("time/update")
     loop.num_tokens += found.tokens + found.prompt_tokens
+    loop.num_sampled_tokens += found.tokens
     grid = exists.shape
     metrics |= found.metrics | rollout_metrics(host.mask[exists], host.truncated[exists])
     parts = rewards.parts.reshape(*grid, -1)
     metrics |= reward_metrics(rewards.rewards.reshape(grid), rewards.valid.reshape(grid), parts, rewards.outcomes)
     metrics["frac_trainable"] = float(np.mean(to_host(batch.fields["valid"])[exists]))
-    metrics["num_tokens"] = loop.num_tokens
+    metrics |= {"num_tokens": loop.num_tokens, "num_sampled_tokens": loop.num_sampled_tokens}
     metrics |= clock.laps | {"time/step": clock.total(), "perf/tokens_per_second": found.tokens / clock.total()}
     advantages, trained = to_host((batch.fields["advantages"], batch.fields["mask"]))
     if not loop.peers.first:

@@ -177,6 +177,8 @@ def other(value, field):
             return value / 2 if value else 0.25
         case str():
             return next((choice for choice in choices if choice != value), value + "é")
+        case [] | ():
+            return ["é"]
         case list() | tuple():
             return [not value[0]] if isinstance(value[0], bool) else [*value][1:]
 

@@ -61,8 +61,8 @@ def test_with_the_deviation_the_sum_is_that_of_standardised_rewards(size):
     for right in range(size + 1):
         accuracy = right / size or 0.5 / size
         each = 2 * np.sqrt(accuracy * (1 - accuracy))
-        more = next(m for m in itertools.count() if (size + m) * each >= size - 1e-9)
-        expected.append(more if accuracy < 0.5 else 0)
+        hard = (m for m in itertools.count() if (size + m) * each >= size - 1e-9)
+        expected.append(next(hard) if accuracy < 0.5 else 0)
     np.testing.assert_array_equal(METHOD(groups(size), most=100, std=True), expected)
 
 

@@ -1,8 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from jaxrl_tok.config.load import load_run
 from tools import compare_recipes
+
+ROOT = Path(__file__).parents[2]
 
 
 def write(folder, values):
@@ -31,8 +35,15 @@ def test_a_failed_run_is_named_and_its_log_kept(tmp_path, monkeypatch, capsys):
     assert "did you mean 'grpo'" in log.read_text()
 
 
-@pytest.mark.parametrize("name", compare_recipes.RECIPES)
-def test_the_compared_recipes_exist(name):
-    from jaxrl_tok.config.load import load_recipe
+@pytest.mark.parametrize(
+    "name", sorted({*compare_recipes.COMPARISONS["credit"], *compare_recipes.COMPARISONS["rollouts"]})
+)
+def test_the_compared_recipes_exist_and_their_files_say_how_they_run(name):
+    assert compare_recipes.settings(name)[0] == f"recipe={name}"
+    load_run(ROOT / "configs/runs/quickstart.toml", compare_recipes.settings(name))
 
-    assert load_recipe(name).name == name
+
+def test_curves_of_sampled_tokens_are_read_near_the_same_marks():
+    found = {0: {"x": 1.0}, 90: {"x": 2.0}, 110: {"x": 3.0}, 230: {"x": 4.0}, 410: {"x": 5.0}}
+    marked = compare_recipes.at_marks(found, 400)
+    assert {mark: values["x"] for mark, values in marked.items()} == {0: 1.0, 100: 2.0, 200: 4.0, 300: 4.0, 400: 5.0}

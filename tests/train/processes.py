@@ -15,7 +15,14 @@ from jaxrl_tok.io.metrics import read_lines
 RUN = Path(__file__).with_name("run.toml")
 
 
-def start(folder: Path, *sets: str, cache: Path, launcher: tuple[str, ...] = (), **more: str) -> subprocess.Popen:
+def start(
+    folder: Path,
+    *sets: str,
+    cache: Path,
+    launcher: tuple[str, ...] = (),
+    module: tuple[str, ...] = ("jaxrl_tok",),
+    **more: str,
+) -> subprocess.Popen:
     """Starts `jaxrl-tok train` on the small run; compiled programs are shared through `cache`."""
     arguments = [f"--set={item}" for item in (f"run.dir={folder}", *sets)]
     settings = more | {
@@ -25,7 +32,7 @@ def start(folder: Path, *sets: str, cache: Path, launcher: tuple[str, ...] = (),
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
     return subprocess.Popen(
-        [*launcher, sys.executable, "-m", "jaxrl_tok", "train", str(RUN), *arguments],
+        [*launcher, sys.executable, "-m", *module, "train", str(RUN), *arguments],
         env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

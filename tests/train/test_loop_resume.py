@@ -90,6 +90,20 @@ def test_what_was_drawn_and_sampled_in_rounds_goes_on(tmp_path, cache, differs, 
     assert record(folder) == expected
 
 
+TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,2,2]", "recipe.rollout.segment_tokens=4", "rollout.group=8")
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_samples_a_tree_goes_on_to_the_same_bits(tmp_path, cache):
+    sets = (*TREE, "rollout.max_tokens=13")
+    expected = undisturbed(tmp_path, cache, sets)
+    folder = tmp_path / "killed"
+    finish(start(folder, *sets, cache=cache, module=("tests.train.killed_while_sampling", "3")), code=-signal.SIGKILL)
+    assert 0 < steps(folder) < len(expected[0])
+    assert "resumed at step" in finish(start(folder, *sets, cache=cache))
+    assert record(folder) == expected
+
+
 @pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, cache):
     expected = undisturbed(tmp_path, cache, ())
