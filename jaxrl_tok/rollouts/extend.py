@@ -131,8 +131,16 @@ def fork(
         position=position,
         token=done.tokens[row, jnp.maximum(kept - 1, 0)],
         wanted=wanted,
-        stop=None if done.stop is None else done.stop[row, jnp.maximum(kept - 1, 0)],
+        stop=_reached(requests, done, row, kept),
     )
+
+
+def _reached(requests: Requests, done: Extended, row: Int[Array, " M"], kept: Int[Array, " M"]) -> Any:
+    """How much of a stop string is there behind what forks keep; None without stop strings."""
+    if done.stop is None:
+        return None
+    before = jnp.zeros_like(kept) if requests.stop is None else requests.stop[row]
+    return jnp.where(kept > 0, done.stop[row, jnp.maximum(kept - 1, 0)], before)
 
 
 def branch_keys(keys: Key[Array, " N"], position: Int[Array, " N"], branch: Int[Array, " N"]) -> Key[Array, " N"]:

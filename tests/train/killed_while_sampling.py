@@ -1,31 +1,34 @@
-"""The command, killed while the device samples: `python -m tests.train.killed_while_sampling BATCHES train ...`."""
+"""The command, killed while it samples: `python -m tests.train.killed_while_sampling BATCHES train ...`."""
 
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
-import jax
-
 from jaxrl_tok import cli
-from jaxrl_tok.train import rounds
-from jaxrl_tok.types import Rollouts
+from jaxrl_tok.train import rl, rounds
 
 
 def main() -> None:
-    """Runs the command; kills it when so many batches are there and the next one is being sampled."""
-    batches, fetch = int(sys.argv.pop(1)), rounds.to_host
-    fetched = 0
+    """Runs the command; a millisecond into the sampling of a batch behind so many it is killed."""
+    batches, sample = int(sys.argv.pop(1)), rounds.drawn
+    begun = done = 0
 
-    def fetch_or_kill(arrays: Any) -> Any:
-        nonlocal fetched
-        if isinstance(arrays, Rollouts):
-            if fetched == batches and not all(leaf.is_ready() for leaf in jax.tree.leaves(arrays)):
-                os.kill(os.getpid(), signal.SIGKILL)
-            fetched += 1
-        return fetch(arrays)
+    def kill(batch: int) -> None:
+        if done < batch:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    rounds.to_host = fetch_or_kill
+    def sampled(*arguments: Any) -> rounds.Drawn:
+        nonlocal begun, done
+        begun += 1
+        if begun > batches:
+            threading.Timer(1e-3, kill, [begun]).start()
+        found = sample(*arguments)
+        done = begun
+        return found
+
+    rl.drawn = sampled
     cli.command()
 
 

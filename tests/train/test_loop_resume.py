@@ -95,7 +95,7 @@ TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,2,2]", "recipe.rollout.se
 
 @pytest.mark.slow
 def test_a_run_killed_while_it_samples_a_tree_goes_on_to_the_same_bits(tmp_path, cache):
-    sets = (*TREE, "rollout.max_tokens=13")
+    sets = (*TREE, "rollout.max_tokens=13", "rollout.prompts=16")
     expected = undisturbed(tmp_path, cache, sets)
     folder = tmp_path / "killed"
     finish(start(folder, *sets, cache=cache, module=("tests.train.killed_while_sampling", "3")), code=-signal.SIGKILL)
