@@ -175,7 +175,7 @@ def beside(parts: Sequence[Extended], groups: int) -> Extended:
     return parts[0]._replace(**found, entropies=None, cache=None)
 
 
-class _Loop(NamedTuple):
+class Loop(NamedTuple):
     """State of the decode loop: B slots, N requests, T tokens a request."""
 
     request: Array  # i32[B], the request in this slot
@@ -218,13 +218,34 @@ def extend(
         _step, engine=engine, requests=requests, order=order, total=total, refill=refill, entropy=entropy
     )
     state = jax.lax.while_loop(lambda state: state.busy, body, state)
-    found = {name: getattr(state, name) for name in Extended._fields if name != "cache"}
-    return Extended(**found, cache=state.cache if keep else None)
+    return extended(state, state.cache if keep else None)
 
 
-def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any, total: Array, entropy: bool) -> _Loop:
+def begin(engine: Engine, requests: Requests, size: int) -> Loop:
+    """Returns the state in which `extend` begins, to be taken on by `go_on`; all of the requests are wanted."""
     count = requests.prompt_of.shape[0]
-    state = _Loop(
+    return _start(engine, requests, min(engine.slots, count), size, None, jnp.int32(count), False)
+
+
+def go_on(engine: Engine, requests: Requests, state: Loop, steps: int) -> Loop:
+    """Takes up to so many of the steps of `extend`; none once no slot is busy."""
+    total = jnp.int32(requests.prompt_of.shape[0])
+    body = functools.partial(
+        _step, engine=engine, requests=requests, order=None, total=total, refill=True, entropy=False
+    )
+    last = state.steps + steps
+    return jax.lax.while_loop(lambda state: state.busy & (state.steps < last), body, state)
+
+
+def extended(state: Loop, cache: Any = None) -> Extended:
+    """Returns what was sampled, when no slot is busy any more."""
+    found = {name: getattr(state, name) for name in Extended._fields if name != "cache"}
+    return Extended(**found, cache=cache)
+
+
+def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any, total: Array, entropy: bool) -> Loop:
+    count = requests.prompt_of.shape[0]
+    state = Loop(
         request=jnp.arange(slots, dtype=jnp.int32),
         length=jnp.zeros(slots, jnp.int32),
         token=jnp.zeros(slots, jnp.int32),
@@ -278,7 +299,7 @@ def next_logits(
 
 
 def _step(
-    state: _Loop,
+    state: Loop,
     *,
     engine: Engine,
     requests: Requests,
@@ -286,7 +307,7 @@ def _step(
     total: Array,
     refill: bool,
     entropy: bool,
-) -> _Loop:
+) -> Loop:
     """Feeds each slot its last token, samples the next one, and refills the slots that ended."""
     count = requests.prompt_of.shape[0]
     request = jnp.minimum(state.request, count - 1)
@@ -319,7 +340,7 @@ def _step(
     request = jnp.where(takes, admitted, state.request).astype(jnp.int32)
     if requests.token is not None:
         token_fed = jnp.where(takes, requests.token[jnp.minimum(request, count - 1)], token)
-    return _Loop(
+    return Loop(
         request=request,
         length=jnp.where(takes, 0, length),
         token=token if requests.token is None else token_fed,
@@ -338,7 +359,7 @@ def _step(
     )
 
 
-def _ends(state: _Loop, engine: Engine, requests: Requests, request: Array, token: Array) -> tuple[Array, Any]:
+def _ends(state: Loop, engine: Engine, requests: Requests, request: Array, token: Array) -> tuple[Array, Any]:
     """Says which slots' new tokens end them; also returns their states of the stop table, where there is one."""
     is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
     if engine.stops is None:

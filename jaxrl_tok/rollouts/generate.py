@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer, Key
 
 from jaxrl_tok import models
-from jaxrl_tok.rollouts.extend import Engine, Extended, extend, from_prompts
+from jaxrl_tok.rollouts.extend import Engine, Extended, Requests, extend, from_prompts
 from jaxrl_tok.rollouts.stop_strings import StopTable
 from jaxrl_tok.types import Prompts, Rollouts, Sampling
 
@@ -51,15 +51,18 @@ def generate(
     `shard_map`: slots and requests are then those of the shard, and all shards make the same number of steps. A
     completion also ends with the token that completes one of the strings of `stops`.
     """
-    count, group = keys.shape
     engine = Engine.read(
         params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=slots, axis_name=axis_name, stops=stops
     )
-    flat_keys, flat_sampling = jax.tree.map(lambda x: x.reshape(-1), (keys, sampling))
-    prompt_of = jnp.arange(count * group, dtype=jnp.int32) // group
-    requests = from_prompts(engine, prompt_of, flat_keys, flat_sampling)
-    done = extend(engine, requests, max_tokens, refill=refill)
+    done = extend(engine, independent(engine, keys, sampling), max_tokens, refill=refill)
     return as_rollouts(done, sampling), done.steps
+
+
+def independent(engine: Engine, keys: Key[Array, "P G"], sampling: Sampling) -> Requests:
+    """Returns a request for each completion of each prompt, those of a prompt side by side."""
+    count, group = keys.shape
+    flat_keys, flat_sampling = jax.tree.map(lambda x: x.reshape(-1), (keys, sampling))
+    return from_prompts(engine, jnp.arange(count * group, dtype=jnp.int32) // group, flat_keys, flat_sampling)
 
 
 def as_rollouts(done: Extended, sampling: Sampling) -> Rollouts:

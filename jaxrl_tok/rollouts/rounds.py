@@ -8,13 +8,12 @@ called once a round and samples the places with a limit above 0.
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from jaxrl_tok.rollouts.extend import Engine, extend, from_prompts
-from jaxrl_tok.rollouts.generate import as_rollouts
+from jaxrl_tok.rollouts.extend import Engine, extend
+from jaxrl_tok.rollouts.generate import as_rollouts, independent
 from jaxrl_tok.types import Sampled, Sampling
 
 
@@ -36,11 +35,8 @@ def requested(engine: Engine, keys: Key[Array, "P G"], sampling: Sampling) -> Sa
 
     A place has the completion that it would have if all were sampled: its key says which.
     """
-    count, group = keys.shape
-    prompt_of = jnp.arange(count * group, dtype=jnp.int32) // group
-    flat_keys, flat_sampling = jax.tree.map(lambda x: x.reshape(-1), (keys, sampling))
-    requests = from_prompts(engine, prompt_of, flat_keys, flat_sampling)
-    done = extend(engine, dataclasses.replace(requests, wanted=flat_sampling.limit > 0), engine.max_tokens)
+    requests = independent(engine, keys, sampling)
+    done = extend(engine, dataclasses.replace(requests, wanted=requests.sampling.limit > 0), engine.max_tokens)
     rollouts = as_rollouts(done, sampling)
     rollouts = dataclasses.replace(rollouts, truncated=rollouts.truncated & (sampling.limit > 0))
-    return Sampled(rollouts, {}, done.lengths.reshape(count, group).sum(1, dtype=jnp.int32))
+    return Sampled(rollouts, {}, done.lengths.reshape(keys.shape).sum(1, dtype=jnp.int32))

@@ -1,8 +1,9 @@
 """The compiled programs of a run, each with its shapes fixed: roll out, score, assemble, update."""
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
+from jaxrl_tok.rollouts import chunks
 from jaxrl_tok.rollouts.extend import Contains, Engine, nothing_contains
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.rollouts.stop_strings import StopTable
@@ -89,6 +91,60 @@ def method_program(
         return method(engine, keys, sampling)
 
     return compiled(_by_shard(sample, model, mesh, dtype), mesh)
+
+
+class Chunks(NamedTuple):
+    """The programs of sampling in chunks: what `rollouts/chunks.py` has, compiled.
+
+    `first(params, prompts, sampling, stream, step) -> (read, state)`, then `chunk(prompts, read, state) -> (state,
+    progress)` as often as it takes, which reuses the state's buffers, and `result(read, state) -> rollouts`.
+    """
+
+    first: Callable[..., Any]
+    chunk: Callable[..., Any]
+    result: Callable[..., Rollouts]
+
+
+def chunk_programs(
+    model: models.Model,
+    mesh: Mesh,
+    *,
+    seed: int,
+    max_tokens: int,
+    end_ids: tuple[int, ...],
+    slots: int,
+    steps: int,
+    dtype: str | None = None,
+    stops: StopTable | None = None,
+) -> Chunks:
+    """As `rollout_program`, in calls of `steps` decode steps each; at least one slot a shard."""
+    manual = _manual(mesh)
+    how: dict[str, Any] = {
+        "max_tokens": max_tokens, "end_ids": end_ids, "slots": -(-slots // batch_shards(mesh)),
+        "axis_name": manual or None, "stops": stops,
+    }  # fmt: skip
+
+    def first(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
+        group = sampling.limit.shape[1]
+        keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
+        return chunks.first(params, model, prompts, keys, sampling, **how)
+
+    def chunk(prompts: Prompts, read: chunks.Read, state: Any) -> Any:
+        return chunks.chunk(read, state, model, prompts, steps=steps, **how)
+
+    def on_shards(function: Callable[..., Any]) -> Callable[..., Any]:
+        rows = PartitionSpec(manual)
+        return jax.shard_map(function, axis_names={*manual}, in_specs=rows, out_specs=rows) if manual else function
+
+    # The state lies after a chunk as before it, or the second one would compile again. Where layers are split over
+    # devices, how is the compiler's choice, and it may do so once.
+    split = math.prod(size for axis, size in mesh.shape.items() if axis not in BATCH_AXES) > 1
+    lies = {} if split else {"out_shardings": NamedSharding(mesh, PartitionSpec(manual))}
+    return Chunks(
+        first=compiled(_by_shard(first, model, mesh, dtype), mesh, **lies),
+        chunk=compiled(on_shards(chunk), mesh, donate_argnums=2, **lies),
+        result=compiled(on_shards(chunks.result), mesh),
+    )
 
 
 def _manual(mesh: Mesh) -> tuple[str, ...]:
