@@ -106,7 +106,7 @@ def test_a_run_on_rewards_of_rollouts_beside_completions_learns_and_compiles_onc
         for row in written:
             greedy.setdefault((row["step"], row["prompt"]), set()).add(round(row["reward"] - row["advantage"], 4))
         assert len(greedy) == 8 and all(len(found) == 1 for found in greedy.values())
-        assert len({*map(max, greedy.values())}) > 1
+        assert all(max(found) > 0 for found in greedy.values())
     else:
         assert len({row["advantage"] for row in written}) > 8
     (built,) = BUILT.values()
