@@ -54,7 +54,7 @@ def fields(recipe):
 
 
 def of_rollouts():
-    """Two completions under each of two nodes, which have the first half of the tokens; the halves as segments, or budgets."""
+    """Two completions under each of two nodes, which have the first half of the tokens; the halves as segments."""
     half = np.arange(cases.SIZE) < cases.SIZE // 2
     leaf = np.arange(cases.GROUP)[:, None]
     ids = np.where(half, 1 + leaf // 2, 3 + leaf)
