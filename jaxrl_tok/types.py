@@ -95,7 +95,10 @@ class Tries:
 
 @pytree
 class Probes:
-    """K rollouts each from M states inside of each completion. Their rewards are values and no completion's."""
+    """K rollouts each from M states inside of each completion. Their rewards are no completion's.
+
+    Greedy completions of the prompts are of this form too, with G = M = K = 1.
+    """
 
     cuts: Leaf  # i32[P, G, M], tokens of the completion before the state, -1 = no such state
     tokens: Leaf  # i32[P, G, M, K, T]

@@ -79,6 +79,7 @@ class Requests:
     token: Leaf = None  # i32[N], the last of them
     wanted: Leaf = None  # bool[N], None = all
     stop: Leaf = None  # i32[N], how much of a stop string the tokens before have; None = nothing
+    forced: Leaf = None  # i32[F], what all of them begin with here: fed, not drawn, within the limit
 
 
 class Extended(NamedTuple):
@@ -314,10 +315,11 @@ def _step(
     logits, cache = next_logits(engine, requests, request, state.token, state.length, state.cache)
     ask = jax.tree.map(lambda x: x[request], requests.sampling)
     position = state.length if requests.position is None else state.length + requests.position[request]
-    token, logprob, threshold = draw(
+    drawn = draw(
         jax.vmap(jax.random.fold_in)(requests.keys[request], position),
         logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p,
     )  # fmt: skip
+    token, logprob, threshold = _forced(requests, state.length, *drawn)
     length = state.length + 1
     is_end, reached = _ends(state, engine, requests, request, token)
     done = state.live & (is_end | (length >= ask.limit))
@@ -362,12 +364,23 @@ def _step(
 def _ends(state: Loop, engine: Engine, requests: Requests, request: Array, token: Array) -> tuple[Array, Any]:
     """Says which slots' new tokens end them; also returns their states of the stop table, where there is one."""
     is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
+    may_end = True if requests.forced is None else state.length >= requests.forced.shape[0]
     if engine.stops is None:
-        return is_end, None
+        return is_end & may_end, None
     begins = jnp.zeros_like(request) if requests.stop is None else requests.stop[request]
     before = state.stop[request, jnp.maximum(state.length - 1, 0)]
     reached, stops = advance(engine.stops, jnp.where(state.length == 0, begins, before), token)
-    return is_end | stops, reached
+    return (is_end | stops) & may_end, reached
+
+
+def _forced(requests: Requests, length: Array, token: Array, logprob: Array, threshold: Array) -> tuple[Array, ...]:
+    """Puts the tokens that requests begin with in the place of what was drawn, with log-prob 0 and no filter."""
+    if requests.forced is None:
+        return token, logprob, threshold
+    size = requests.forced.shape[0]
+    now = length < size
+    put = requests.forced[jnp.minimum(length, size - 1)]
+    return jnp.where(now, put, token), jnp.where(now, 0, logprob), jnp.where(now, -jnp.inf, threshold)
 
 
 def sampled_entropy(

@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from jaxrl_tok import models
 from jaxrl_tok.config.schema import OwnModelConfig, Run
-from jaxrl_tok.errors import CheckpointError, ConfigError
+from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.rollouts import CHECKS, WITHOUT_STOPS
+from jaxrl_tok.rollouts import CHECKS, TEXTS, WITHOUT_STOPS
 from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
@@ -68,11 +68,23 @@ def method_of(
         raise ConfigError(f"rollout.stop = {list(run.rollout.stop)}: expected [] with rollout = {how.name!r}")
     contains = functools.partial(containing, tokenizer, model.vocab)
     try:
-        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **how.hyper)
+        encoded = _encoded(tokenizer, {key: how.own[key] for key in TEXTS.get(how.name, ()) if key in how.own})
+        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **{**how.hyper, **encoded})
     except ConfigError as error:
         raise ConfigError(f"recipe {run.recipe.name}: rollout = {how.name!r}: {error}") from None
-    method = functools.partial(how.fn, **how.own)
+    method = functools.partial(how.fn, **{**how.own, **encoded})
     return programs.method_program(method, model, mesh, contains=contains, **decoding)
+
+
+def _encoded(tokenizer: Tokenizer, texts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Returns hyperparameters that are text, or token ids already, as token ids."""
+    found = {}
+    for name, text in texts.items():
+        try:
+            found[name] = tuple(tokenizer.encode(text) if isinstance(text, str) else text)
+        except DataError as error:
+            raise ConfigError(f"{name} = {text!r}: {error}") from None
+    return found
 
 
 def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:

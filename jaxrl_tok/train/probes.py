@@ -1,4 +1,4 @@
-"""The values of states inside of completions: the mean rewards of rollouts from them."""
+"""The rewards of rollouts that are no completions, and what they are made into: values of states, baselines."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.rewards.batch import joined, to_json
+from jaxrl_tok.rollouts import SUPPLIES
 from jaxrl_tok.rollouts.stop_strings import cut
 from jaxrl_tok.train.evaluate import repeat
 from jaxrl_tok.types import Probes, Rollouts
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
     from jaxrl_tok.train.loop import Loop
 
 
-def state_values(loop: "Loop", questions: Questions, rollouts: Rollouts, probes: Probes) -> Float[np.ndarray, "P G M1"]:
-    """Returns the mean reward of the rollouts from each state, NaN where there is none. Host arrays.
+def probe_arrays(loop: "Loop", method: str, questions: Questions, rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
+    """Returns what a method of rollouts supplies of its probes' rewards, by name. Host arrays."""
+    rewards, valid = probe_rewards(loop, questions, rollouts, probes)
+    return {name: make(rewards, valid, probes.cuts) for name, make in MADE.items() if name in SUPPLIES[method]}
+
+
+def probe_rewards(
+    loop: "Loop", questions: Questions, rollouts: Rollouts, probes: Probes
+) -> tuple[Float[np.ndarray, "P G M K"], Bool[np.ndarray, "P G M K"]]:
+    """Returns the reward of each rollout from a state, and whether it has one.
 
     Each rollout is judged, behind what it went on from, as a completion is; each process judges its own questions.
     """
@@ -38,7 +47,7 @@ def state_values(loop: "Loop", questions: Questions, rollouts: Rollouts, probes:
     rewards = np.zeros(there.shape, np.float32)
     valid = np.zeros(there.shape, bool)
     rewards[there], valid[there] = found.rewards, found.valid
-    return means(rewards, valid, probes.cuts)
+    return rewards, valid
 
 
 def means(
@@ -54,6 +63,34 @@ def means(
         known = values[p, :, :-1][start & (count[p] > 0)]
         values[p, :, :-1][start] = known[0] if known.size else np.nan
     return values
+
+
+def by_budget(
+    rewards: Float[np.ndarray, "P G M K"], valid: Bool[np.ndarray, "P G M K"], cuts: Int[np.ndarray, "P G M"]
+) -> Float[np.ndarray, "P G M K"]:
+    """Returns the rewards of summaries at each budget.
+
+    One that got none counts as the mean of the others of its thinking and budget, without those as that of its group
+    at the budget, and as 0 where there is none at all: it moves no mean that has others.
+    """
+    known = np.where(valid, rewards, 0)
+
+    def mean(axis: int | tuple[int, ...]) -> np.ndarray:
+        return known.sum(axis, keepdims=True) / np.maximum(valid.sum(axis, keepdims=True), 1)
+
+    others = np.where(valid.any(3, keepdims=True), mean(3), mean((1, 3)))
+    return np.where(valid, rewards, others).astype(np.float32)
+
+
+def of_greedy(
+    rewards: Float[np.ndarray, "P G M K"], valid: Bool[np.ndarray, "P G M K"], cuts: Int[np.ndarray, "P G M"]
+) -> Float[np.ndarray, " P"]:
+    """Returns the reward of each prompt's one rollout; 0, so that nothing is subtracted, where it got none."""
+    return np.where(valid, rewards, 0).astype(np.float32)[:, 0, 0, 0]
+
+
+# What rewards of probes are made into, by the names of docs/notation.md.
+MADE = {"state_values": means, "budget_rewards": by_budget, "greedy_rewards": of_greedy}
 
 
 def _tokens(rollouts: Rollouts, probes: Probes, mine: slice, end_ids: tuple[int, ...]) -> list[list[int]]:

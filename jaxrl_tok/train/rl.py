@@ -16,7 +16,7 @@ from jaxrl_tok.train import parts
 from jaxrl_tok.train.build import Stage
 from jaxrl_tok.train.evaluate import completion_texts
 from jaxrl_tok.train.judge import rewards_of
-from jaxrl_tok.train.probes import state_values
+from jaxrl_tok.train.probes import probe_arrays
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.rounds import drawn, prompts_of
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
@@ -41,8 +41,9 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     rewards, texts = rewards_of(loop, questions, host) if found.rewards is None else (found.rewards, None)
     known = sampled.fields | scored
     if sampled.probes is not None:
-        values = state_values(loop, questions, host, to_host(sampled.probes))
-        known |= shard_batch({"state_values": values}, loop.built.mesh)
+        assert stage.recipe.rollout is not None
+        made = probe_arrays(loop, stage.recipe.rollout.name, questions, host, to_host(sampled.probes))
+        known |= shard_batch(made, loop.built.mesh)
     clock.lap("time/reward")
     batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, known, step))
     batch = dataclasses.replace(batch, tries=tries)

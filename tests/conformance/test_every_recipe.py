@@ -62,6 +62,8 @@ def of_rollouts():
     return {
         "segment_ids": jnp.asarray(np.broadcast_to(np.where(half, 0, 1), shape), jnp.int32),
         "state_values": jnp.asarray(np.random.default_rng(3).random((*shape[:2], 3)), jnp.float32),
+        "budget_rewards": jnp.asarray(np.random.default_rng(4).random((*shape[:2], 2, 3)), jnp.float32),
+        "greedy_rewards": jnp.asarray(np.random.default_rng(5).random(shape[0]), jnp.float32),
         "node_ids": jnp.asarray(np.broadcast_to(ids, shape), jnp.int32),
         "node_parents": jnp.asarray(np.broadcast_to([-1, 0, 0, 1, 1, 2, 2], (cases.PROMPTS, 7)), jnp.int32),
         "multiplicity": jnp.asarray(np.broadcast_to(np.where(half, 2.0, 1.0), shape), jnp.float32),

@@ -82,6 +82,37 @@ def test_a_run_on_values_of_rollouts_learns_and_compiles_once(sets, tmp_path, mo
     assert [program._cache_size() for program in (built.method, built.main.assemble, built.main.update)] == [1, 1, 1]
 
 
+BRPO = ("recipe=anytime_reasoner", "recipe.rollout.budgets=[3,6,8]", "recipe.rollout.summary_tokens=3")
+REMAX = ("recipe=remax",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sets", [(*BRPO, "recipe.rollout.close=="), (*BRPO, "recipe.rollout.close="), REMAX])
+def test_a_run_on_rewards_of_rollouts_beside_completions_learns_and_compiles_once(sets, tmp_path, monkeypatch):
+    built_once(monkeypatch)
+    BUILT.clear()
+    steps = finished(tmp_path / "run", *SMALL, *sets, "run.steps=2")
+    assert len(steps) == 2 and all(np.isfinite(step["loss"]) and step["grad_norm"] > 0 for step in steps)
+    written = lines(tmp_path / "run", "completions")
+    assert [step["rewards/length/scored"] for step in steps] == [16, 16] and len(written) == 32
+    assert all(step["sampling/sampling_logp_difference/max"] < 1e-4 for step in steps)
+    # Each prompt once a completion, and of a greedy one 1 to 12 tokens, or of 3 * 4 summaries 1 to 3 each.
+    own = 16 * steps[0]["completions/mean_length"] + 4 * 16
+    least, most = (4, 4 * 12) if sets is REMAX else (16 * 12, 16 * 12 * 3)
+    assert own + least <= steps[0]["num_tokens"] <= own + most
+    assert steps[0]["completions/max_length"] <= (12 if sets is REMAX else 8)
+    if sets is REMAX:  # what is subtracted is one number a prompt
+        greedy = {}
+        for row in written:
+            greedy.setdefault((row["step"], row["prompt"]), set()).add(round(row["reward"] - row["advantage"], 4))
+        assert len(greedy) == 8 and all(len(found) == 1 for found in greedy.values())
+        assert all(max(found) > 0 for found in greedy.values())
+    else:
+        assert len({row["advantage"] for row in written}) > 8
+    (built,) = BUILT.values()
+    assert [program._cache_size() for program in (built.method, built.main.assemble, built.main.update)] == [1, 1, 1]
+
+
 # Of each method: its settings, and how many completions a group of it has at most.
 CURE = ("recipe=cure", "recipe.rollout.samples=2", "recipe.rollout.branches=1", "recipe.rollout.min_characters=1")
 LATR = ("recipe=latr", "recipe.rollout.steps=[2,4]", "recipe.rollout.symbols=", "recipe.rollout.lookahead=6")
@@ -143,6 +174,9 @@ def test_show_names_the_rollouts(tmp_path):
         ),
         (("recipe=latr", 'rollout.stop=["1"]'), "rollout.stop = ['1']: expected [] with rollout = 'latr'"),
         (("recipe=tree_rl",), "30 leaves; expected as many as rollout.group = 4"),
+        (("recipe=anytime_reasoner",), "rollout = 'brpo': close = '</think>': character '<'"),
+        ((*BRPO[:1], "recipe.rollout.close=="), "up to 8129 tokens; expected at most rollout.max_tokens = 12"),
+        (("advantage=remax",), 'it needs a greedy rollout of each prompt (rollout = "remax")'),
         (("recipe=vine_ppo",), r"separator = '\n': expected text that some token of the vocabulary has in it"),
     ],
 )

@@ -1,0 +1,40 @@
+"""A greedy completion beside each group: it is greedy, and the group is what it would have been."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_tok.rollouts.extend import Engine
+from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts.remax import remax
+from tests import tiny
+
+PROMPTS, GROUP, SIZE, LIMIT, ENDS = 4, 3, 5, 8, (0, 1, 2)
+MODEL = tiny.model(tied=False, layers=1)
+WEIGHTS = tiny.weights(MODEL)
+
+
+def test_a_greedy_completion_stands_beside_the_independent_ones():
+    prompts = tiny.prompts(PROMPTS, SIZE)
+    keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(GROUP))
+
+    @jax.jit
+    def run(prompts, sampling, greedy):
+        how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 5}
+        own = remax(Engine.read(WEIGHTS, MODEL, prompts, **how), keys, sampling)
+        plain = generate(WEIGHTS, MODEL, prompts, keys, sampling, **how)[0]
+        return own, plain, generate(WEIGHTS, MODEL, prompts, keys, greedy, **how)[0]
+
+    samplings = (tiny.sampling((PROMPTS, GROUP), LIMIT, heat) for heat in (1.0, 0.0))
+    sampled, plain, greedy = jax.device_get(run(prompts, *samplings))
+    np.testing.assert_array_equal(sampled.rollouts.mask, plain.mask)
+    np.testing.assert_array_equal(*(np.where(plain.mask, x.tokens, 0) for x in (sampled.rollouts, plain)))
+    np.testing.assert_array_equal(sampled.rollouts.temperature, 1)
+    probes = sampled.probes
+    assert probes.cuts.shape == (PROMPTS, 1, 1) and not probes.cuts.any()
+    for p in range(PROMPTS):
+        assert probes.lengths[p, 0, 0, 0] == greedy.mask[p, 0].sum()
+        own = probes.tokens[p, 0, 0, 0, : probes.lengths[p, 0, 0, 0]]
+        assert list(own) == list(greedy.tokens[p, 0][greedy.mask[p, 0]])
+    assert (greedy.tokens[:, 0] != plain.tokens[:, 0]).any()
+    np.testing.assert_array_equal(sampled.tokens, plain.mask.sum((1, 2)) + greedy.mask[:, 0].sum(1))
