@@ -99,7 +99,8 @@ def main() -> int:
     options = parser.parse_args()
     recipes = options.recipes.split(",") if options.recipes else COMPARISONS[options.comparison]
     by_tokens = options.comparison == "rollouts"
-    ends = ["run.steps=100000", f"run.max_sampled_tokens={options.tokens}", "eval.every=5"] if by_tokens else []
+    # More steps than any takes, and no more than there are questions for.
+    ends = ["run.steps=900", f"run.max_sampled_tokens={options.tokens}", "eval.every=5"] if by_tokens else []
     out = Path(options.out or f"runs/compare_{options.comparison}")
     seeds = [int(seed) for seed in options.seeds.split(",")]
     folders = {(r, s): out / f"{r}-{s}" for s in seeds for r in recipes}

@@ -110,6 +110,9 @@ class RolloutSection(Section):
     """Longest completion, in tokens (T)."""
     slots: Natural = 0
     """Completions decoded at once on all devices; 0 = all (P * G). Those that others branch from are free of it."""
+    chunk: Natural = 0
+    """Decode steps in one call, after which completions that have ended go to the rewards while others are sampled;
+    0 = all in one call. The tokens are the same."""
     scan_layers: bool = False
     """Decode by a loop over layers: compiles in a fraction of the time where there are many of them."""
     temperature: Positive = 1.0

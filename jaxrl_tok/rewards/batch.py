@@ -110,11 +110,17 @@ class Board:
         self.values = np.full((count, functions), np.nan)
         self.outcome = np.full((count, functions), "", dtype=object)
         self.messages: dict[tuple[int, int], str] = {}  # (function, sample): why it crashed or was stopped
-        starts = [(k, i) for i in range(0, count, chunk) for k in range(functions)]
-        self.untried = [len(range(0, count, chunk))] * functions  # chunks that had no answer yet
-        self.tasks = [
-            Task(0, number, k, tuple(range(i, min(i + chunk, count)))) for number, (k, i) in enumerate(starts)
-        ]
+        self.untried = [0] * functions  # chunks that had no answer yet
+        self.tasks: list[Task] = []
+        self._chunk, self._number = chunk, 0
+
+    def add(self, samples: Sequence[int]) -> None:
+        """Opens tasks for samples, each function's in the same chunks."""
+        for i in range(0, len(samples), self._chunk):
+            for k in range(len(self.untried)):
+                heapq.heappush(self.tasks, Task(0, self._number, k, tuple(samples[i : i + self._chunk])))
+                self.untried[k] += 1
+                self._number += 1
 
     def next(self) -> Task:
         """Takes an open task: first the chunks, then the first sample of each that failed, and so on."""

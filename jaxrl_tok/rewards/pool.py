@@ -14,6 +14,7 @@ from jaxrl_tok.errors import RewardError, nearest
 from jaxrl_tok.rewards import REWARDS
 from jaxrl_tok.rewards.batch import Board, RewardBatch, collect, failure
 from jaxrl_tok.rewards.call import GIVEN, bind, check_name, label
+from jaxrl_tok.rewards.inbox import Inbox
 from jaxrl_tok.rewards.process import Worker, wait
 
 Column: TypeAlias = Sequence | np.ndarray
@@ -162,18 +163,33 @@ class RewardPool:
                 each of the first samples (at most 8, from different chunks) of a run, or, having worked
                 before, on every sample of three batches in a row.
         """
-        columns = {} if columns is None else columns
+        board, data = self.opened(prompts, {} if columns is None else columns)
+        if len(completions) != len(prompts):
+            raise RewardError(f"'completions' has {len(completions)} values for {len(prompts)} prompts")
+        data["completions"] = list(completions)
+        board.add(range(len(prompts)))
+        self.work(board, data)
+        return self.collected(board, prompts)
+
+    def opened(self, prompts: Sequence, columns: Mapping[str, Column]) -> tuple[Board, dict[str, list]]:
+        """Returns a board without tasks, and the data of the samples but for their completions."""
         self.ready(columns)
-        for name, values in {"completions": completions, **columns}.items():
+        for name, values in columns.items():
             if len(values) != len(prompts):
                 raise RewardError(f"{name!r} has {len(values)} values for {len(prompts)} prompts")
         wanted = self._wanted(columns)
         data = {k: _plain(f"column {k!r}", list(v)) for k, v in columns.items() if k in wanted}
-        data |= {"prompts": _plain("the prompts", list(prompts)), "completions": list(completions)}
+        data |= {"prompts": _plain("the prompts", list(prompts)), "completions": [""] * len(prompts)}
         # Spread a small batch over all workers.
         chunk = min(self._chunk, max(1, math.ceil(len(prompts) / len(self._workers))))
-        board = Board(len(prompts), len(self._specs), chunk)
-        self._work(board, data)
+        return Board(len(prompts), len(self._specs), chunk), data
+
+    def collected(self, board: Board, prompts: Sequence) -> RewardBatch:
+        """Returns the rewards of a board on which all is scored.
+
+        Raises:
+            RewardError: a function is broken.
+        """
         for k in range(len(self._specs)):
             self._judge(board, k)
         return collect(
@@ -185,14 +201,23 @@ class RewardPool:
             timeout=self._timeout,
         )
 
-    def _work(self, board: Board, data: Mapping[str, list]) -> None:
+    def work(self, board: Board, data: Mapping[str, list], inbox: Inbox | None = None) -> None:
+        """Scores what is on the board, and what comes into the inbox until that is closed.
+
+        Raises:
+            RewardError: a function is broken.
+        """
         try:
-            while board.tasks or any(worker.task for worker in self._workers):
+            while board.tasks or any(worker.task for worker in self._workers) or (inbox and inbox.is_open):
+                if inbox is not None:
+                    inbox.empty_onto(board, data)
                 for worker in self._workers:
                     if board.tasks and worker.ready and worker.task is None:
                         worker.task = board.next()
                         worker.send(self._request(worker.task, data), self._timeout)
-                for worker, answer in wait(self._workers):
+                if not any(worker.waiting for worker in self._workers) and not (inbox and inbox.is_open):
+                    continue
+                for worker, answer in wait(self._workers, inbox and inbox.wake):
                     if worker.task is None:
                         self._started(worker, answer)
                     else:

@@ -111,15 +111,21 @@ class Worker:
             self._outbox = self._outbox[sent or 0 :]  # None: the pipe is full
 
 
-def wait(workers: Sequence[Worker]) -> list[tuple[Worker, dict]]:
-    """Blocks until some of the workers have answered, died or run out of time."""
+def wait(workers: Sequence[Worker], wake: int | None = None) -> list[tuple[Worker, dict]]:
+    """Blocks until some of the workers have answered, died or run out of time.
+
+    Or until there is something to read from `wake`, a file descriptor: then there may be no answer.
+    """
     while True:
         waiting = [worker for worker in workers if worker.waiting]
-        assert waiting, "nobody has anything to answer"
+        assert waiting or wake is not None, "nobody has anything to answer"
         with selectors.DefaultSelector() as selector:
             for worker in waiting:
                 worker.register(selector)
-            selector.select(max(0.0, min(worker.deadline for worker in waiting) - time.monotonic()))
+            if wake is not None:
+                selector.register(wake, selectors.EVENT_READ)
+            latest = min((worker.deadline - time.monotonic() for worker in waiting), default=None)
+            ready = selector.select(None if latest is None else max(0.0, latest))
         answers = [(worker, answer) for worker in waiting if (answer := worker.poll()) is not None]
-        if answers:
+        if answers or any(key.fd == wake for key, _ in ready):
             return answers

@@ -7,7 +7,7 @@ a leading axis for the shards of a mesh, each of which decodes its own requests;
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.extend import Engine, Loop, begin, extended, go_on
@@ -29,10 +29,10 @@ class Read:
 class Progress(NamedTuple):
     """What the host looks at, apart from the state, which the next call takes over."""
 
-    busy: Bool[Array, " shards"]
-    tokens: Int[Array, "shards N T"]
-    lengths: Int[Array, "shards N"]
-    finished: Bool[Array, "shards N"]
+    busy: Leaf  # bool[shards]
+    tokens: Leaf  # i32[shards, N, T]
+    lengths: Leaf  # i32[shards, N]
+    finished: Leaf  # bool[shards, N]
 
 
 def first(

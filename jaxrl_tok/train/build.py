@@ -68,6 +68,7 @@ class Build:
     priority: Callable[..., Any]
     filtered: bool  # whether the sampler drops tokens
     method: Callable[..., Sampled] | None = None  # the recipe's rollouts, where completions are not independent
+    chunks: programs.Chunks | None = None  # where independent completions are sampled a few steps at a time
     reloads: bool = False  # checkpoints leave out the frozen base, which is read from its weights again
     given: Any = None  # parameters that came with the model, or what makes them; None = they are drawn or loaded
     dtype: str = "float32"  # of activations and matrix products
@@ -150,6 +151,7 @@ def build(
         main=main,
         rollout=programs.rollout_program(model, mesh, **decoding),
         method=parts.method_of(run, main.recipe, model, mesh, tokenizer, decoding),
+        chunks=parts.chunks_of(run, main.recipe, model, mesh, decoding),
         score=score,
         score_reference=score if reference == model else programs.score_program(reference, mesh),
         distances=programs.distances_program(model, reference, mesh),

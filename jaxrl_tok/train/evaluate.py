@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxrl_tok.io.data import Batch
 from jaxrl_tok.io.distributed import ALONE, Peers
@@ -70,7 +71,13 @@ def eval_sampling(prompts: int, samples: int, temperature: float, limit: int) ->
 def completion_texts(rollouts: Rollouts, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> list[str]:
     """Returns the text of each completion up to a stop string, in rows of groups, without end tokens. Host arrays."""
     tokens = rollouts.tokens.reshape(-1, rollouts.tokens.shape[-1])
-    lengths = rollouts.mask.sum(-1).reshape(-1)
+    return texts_of(tokens, rollouts.mask.sum(-1).reshape(-1), tokenizer, stops)
+
+
+def texts_of(
+    tokens: Int[np.ndarray, "N T"], lengths: Int[np.ndarray, " N"], tokenizer: Tokenizer, stops: Sequence[str]
+) -> list[str]:
+    """Returns the texts of N completions, as `completion_texts`."""
     ends = set(tokenizer.eos_ids)
     rows = (row[:length].tolist() for row, length in zip(tokens, lengths, strict=True))
     return [cut(tokenizer.decode([token for token in row if token not in ends]), stops) for row in rows]

@@ -87,6 +87,22 @@ def _encoded(tokenizer: Tokenizer, texts: Mapping[str, Any]) -> dict[str, tuple[
     return found
 
 
+def chunks_of(
+    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, decoding: Mapping[str, Any]
+) -> programs.Chunks | None:
+    """Returns the programs that sample a few decode steps at a time, None where one samples all.
+
+    Raises:
+      ConfigError: the recipe's rollouts are one program.
+    """
+    steps = run.rollout.chunk
+    if not steps:
+        return None
+    if recipe.rollout is not None:
+        raise ConfigError(f"rollout.chunk = {steps}: expected 0 with rollout = {recipe.rollout.name!r}")
+    return programs.chunk_programs(model, mesh, steps=steps, **decoding)
+
+
 def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
     """Returns what finds the run's stop strings among tokens, None where it has none.
 

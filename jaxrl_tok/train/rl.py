@@ -18,7 +18,7 @@ from jaxrl_tok.train.evaluate import completion_texts
 from jaxrl_tok.train.judge import rewards_of
 from jaxrl_tok.train.probes import probe_arrays
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
-from jaxrl_tok.train.rounds import drawn, prompts_of
+from jaxrl_tok.train.rounds import Drawn, drawn, prompts_of
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
 from jaxrl_tok.train.tries import pack
 from jaxrl_tok.types import Prompts, Rollouts, Tries
@@ -38,7 +38,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     tries = _tries(loop, stage, questions, host)
     # The scoring passes run on the device while the rewards run in their processes.
     scored = _scores(loop, stage, prompts, rollouts, tries)
-    rewards, texts = rewards_of(loop, questions, host) if found.rewards is None else (found.rewards, None)
+    rewards, texts = _rewards(loop, found)
     known = sampled.fields | scored
     if sampled.probes is not None:
         assert stage.recipe.rollout is not None
@@ -65,6 +65,13 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     if loop.peers.count > 1 or texts is None:
         texts = completion_texts(jax.tree.map(lambda x: x[exists], host), loop.data.tokenizer, loop.run.rollout.stop)
     return metrics, _completions(questions, texts, rewards, host, advantages, trained)
+
+
+def _rewards(loop: "Loop", found: Drawn) -> tuple[RewardBatch, list[str] | None]:
+    """Returns the rewards, and the texts of completions where they are known."""
+    if found.judging is not None:
+        return found.judging.rewards(), None
+    return rewards_of(loop, found.questions, found.host) if found.rewards is None else (found.rewards, None)
 
 
 def _tries(loop: "Loop", stage: Stage, questions: Questions, rollouts: Rollouts) -> Tries | None:

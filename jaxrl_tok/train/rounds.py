@@ -13,9 +13,9 @@ from jaxrl_tok.rewards.batch import RewardBatch, overlaid
 from jaxrl_tok.rollouts.rounds import Round
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train.build import Stage, sampling
-from jaxrl_tok.train.judge import rewards_of
-from jaxrl_tok.train.programs import TRAIN
-from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampled
+from jaxrl_tok.train.judge import Judging, rewards_of
+from jaxrl_tok.train.programs import TRAIN, Chunks
+from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampled, Sampling
 
 if TYPE_CHECKING:
     from jaxrl_tok.train.loop import Loop
@@ -32,6 +32,7 @@ class Drawn:
     tokens: int  # that were sampled
     prompt_tokens: int  # of their prompts, once for each completion
     rewards: RewardBatch | None = None  # where it took them to sample
+    judging: Judging | None = None  # of completions that were handed over as they ended
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -43,6 +44,8 @@ def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:
     prompts = shard_batch(prompts_of(questions), loop.built.mesh)
     asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
     arguments = (loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
+    if loop.built.chunks is not None:
+        return drawn_in_chunks(loop, questions, loop.built.chunks, *arguments)
     if loop.built.method is None:
         rollouts, _ = loop.built.rollout(*arguments)
         sampled = Sampled(rollouts, {}, None)
@@ -51,6 +54,34 @@ def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:
     host: Rollouts = to_host(sampled.rollouts)
     tokens = int((host.mask if sampled.tokens is None else to_host(sampled.tokens)).sum())
     return Drawn(questions, prompts, sampled, host, tokens, _prompt_tokens(questions, host))
+
+
+def drawn_in_chunks(
+    loop: "Loop", questions: Questions, chunks: Chunks, params: Any, prompts: Prompts, asked: Sampling, *key: Leaf
+) -> Drawn:
+    """Samples in calls of a few steps each; completions go to the rewards as they end.
+
+    The next call is on its way to the devices before the host looks at what came of the last one, so they do not wait
+    for it; the last call finds nothing left to do.
+    """
+    judging = Judging(loop, questions, asked.limit.shape[1])
+    try:
+        read, state = chunks.first(params, prompts, asked, *key)
+        state, ahead = chunks.chunk(prompts, read, state)
+        busy = True
+        while busy:
+            behind = ahead
+            state, ahead = chunks.chunk(prompts, read, state)
+            progress = to_host(behind)
+            judging.see(progress)
+            busy = progress.busy.any()
+        rollouts = chunks.result(read, state)
+        host: Rollouts = to_host(rollouts)
+    except BaseException:
+        judging.close()
+        raise
+    tokens, prompt_tokens = int(host.mask.sum()), _prompt_tokens(questions, host)
+    return Drawn(questions, prompts, Sampled(rollouts, {}, None), host, tokens, prompt_tokens, judging=judging)
 
 
 def drawn_in_rounds(loop: "Loop", stage: Stage, step: int) -> Drawn:
@@ -76,8 +107,8 @@ def drawn_in_rounds(loop: "Loop", stage: Stage, step: int) -> Drawn:
         batch.host,
         batch.tokens,
         batch.prompt_tokens,
-        batch.rewards,
-        {
+        rewards=batch.rewards,
+        metrics={
             "rollout/rounds": done,
             "rollout/prompts": batch.prompts,
             "rollout/completions": batch.completions,

@@ -91,3 +91,9 @@ def hard_for_even(prompts, completions):
 def mostly_right(completions):
     """More than half of any completions, but not all."""
     return [0.6 + 0.4 * (len(c) % 2) for c in completions]
+
+
+def slow(completions):
+    """Scores by length, a while after everything else has been done."""
+    time.sleep(1.5)
+    return length(completions)
