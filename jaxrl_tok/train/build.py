@@ -125,11 +125,10 @@ def build(
     model = parts.with_parts(base, run)
     specs = model.specs()
     sizes = mesh_sizes(run, len(devices))
-    settings = {"slices": run.mesh.slices, "slice_axis": run.mesh.slice_axis}
     used = devices[: math.prod(sizes.values())]
     if {device.process_index for device in used} != {device.process_index for device in devices}:
         raise ShardingError(f"mesh.preset = {run.mesh.preset!r}: leaves processes without a device; expected another")
-    mesh = make_mesh(sizes, used, **settings)
+    mesh = make_mesh(sizes, used, slices=run.mesh.slices, slice_axis=run.mesh.slice_axis)
     _check_batch(run, batch_shards(mesh))
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
     score, reference = programs.score_program(model, mesh), parts.reference_of(model)
