@@ -80,6 +80,7 @@ def test_chunks_of_any_size_sample_what_one_call_does(steps, slots, caplog):
     assert count >= 3 and compiled(caplog, in_chunks, programs, mesh)[1] == 0
 
 
+@pytest.mark.slow
 def test_what_has_finished_is_whole_and_stays_so():
     mesh = make_mesh({"data": -1}, jax.devices()[:1])
     rollouts, seen = in_chunks(chunk_programs(MODEL, mesh, **settings(4, False), steps=3), mesh)
