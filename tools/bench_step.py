@@ -109,7 +109,7 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
 
     built, stage, mesh = bench.built, bench.built.main, bench.built.mesh
     placed = shard_batch((asked, sampling(built.run, PROMPTS)), mesh)
-    rollouts, _ = built.rollout(bench.state.params, *placed, np.int32(TRAIN), np.int32(step))
+    rollouts = built.rollout(bench.state.params, *placed, np.int32(TRAIN), np.int32(step)).rollouts
     host = lap("rollout", to_host(rollouts))
     texts = bench.decode(host)
     bench.tokens = int(host.mask.sum())

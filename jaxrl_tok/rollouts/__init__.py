@@ -1,53 +1,48 @@
 """Sampling completions from the policy: independent ones, and by the methods that recipes name.
 
-A method is `f(engine, keys [P, G], sampling [P, G], *, hyperparameters) -> Sampled`. Beside it in its module stand
-`check(group, max_tokens, contains, *, hyperparameters)`, which refuses at load what cannot work, and `SUPPLIES`, the
-arrays that a recipe with it has besides those of completions. One that samples in rounds has `next_round` too
-(`rounds.py`).
+A method is `f(engine, keys [P, G], sampling [P, G], *, hyperparameters) -> Sampled`, in the module of its name. Beside
+it may stand there: `check(group, max_tokens, contains, *, hyperparameters)`, which refuses at load what cannot work and
+names the hyperparameters that it looks at; `SUPPLIES`, the arrays that a recipe with it has besides those of
+completions; `TEXTS`, the hyperparameters that are text in a recipe and token ids in a call; and, of one that samples in
+rounds, `next_round` (`rounds.py`).
 """
 
+import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from jaxrl_tok.rollouts import brpo, cure, dars, dynamic, eptree, latr, remax, spo_chain, spo_tree, vine_ppo
+from jaxrl_tok.rollouts.extend import Contains
 
-ROLLOUTS: dict[str, Callable[..., Any]] = {
-    "brpo": brpo.brpo,
-    "cure": cure.cure,
-    "dars": dars.dars,
-    "dynamic": dynamic.dynamic,
-    "eptree": eptree.eptree,
-    "latr": latr.latr,
-    "remax": remax.remax,
-    "spo_chain": spo_chain.spo_chain,
-    "spo_tree": spo_tree.spo_tree,
-    "vine_ppo": vine_ppo.vine_ppo,
+_MODULES: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (brpo, cure, dars, dynamic, eptree, latr, remax, spo_chain, spo_tree, vine_ppo)
 }
-# Those that decode by a loop of their own, which reads no stop strings.
-WITHOUT_STOPS = frozenset({"latr"})
-# Hyperparameters that are text in a recipe and token ids in a call.
-TEXTS: dict[str, tuple[str, ...]] = {"brpo": ("close",)}
-CHECKS: dict[str, Callable[..., None]] = {
-    "brpo": brpo.check,
-    "cure": cure.check,
-    "dars": dars.check,
-    "dynamic": dynamic.check,
-    "eptree": eptree.check,
-    "latr": latr.check,
-    "remax": remax.check,
-    "spo_chain": spo_chain.check,
-    "spo_tree": spo_tree.check,
-    "vine_ppo": vine_ppo.check,
-}
+ROLLOUTS: dict[str, Callable[..., Any]] = {name: getattr(module, name) for name, module in _MODULES.items()}
 SUPPLIES: dict[str, frozenset[str]] = {
-    "brpo": brpo.SUPPLIES,
-    "cure": cure.SUPPLIES,
-    "dars": dars.SUPPLIES,
-    "dynamic": dynamic.SUPPLIES,
-    "eptree": eptree.SUPPLIES,
-    "latr": latr.SUPPLIES,
-    "remax": remax.SUPPLIES,
-    "spo_chain": spo_chain.SUPPLIES,
-    "spo_tree": spo_tree.SUPPLIES,
-    "vine_ppo": vine_ppo.SUPPLIES,
+    name: getattr(module, "SUPPLIES", frozenset()) for name, module in _MODULES.items()
 }
+TEXTS: dict[str, tuple[str, ...]] = {name: getattr(module, "TEXTS", ()) for name, module in _MODULES.items()}
+# Those that read no stop strings: one decodes by a loop of its own, one puts text in that is not the policy's.
+WITHOUT_STOPS = frozenset({"brpo", "latr"})
+
+
+def check(name: str, group: int, max_tokens: int, contains: Contains, **hyper: Any) -> None:
+    """Refuses a method that does not fit into a run, with these hyperparameters and its own defaults for the others.
+
+    Raises:
+      ConfigError: what does not fit.
+    """
+    module = _MODULES[name]
+    if not hasattr(module, "check"):
+        return
+    functions = [function for key in (name, "next_round") if (function := getattr(module, key, None)) is not None]
+    known = {key: default for function in functions for key, default in _keywords(function).items()} | hyper
+    module.check(group, max_tokens, contains, **{key: known[key] for key in _keywords(module.check)})
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    """Returns a function's keyword-only parameters and their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}

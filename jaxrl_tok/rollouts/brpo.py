@@ -15,6 +15,7 @@ from jaxrl_tok.types import Probes, Sampled, Sampling
 
 # `budget_rewards` are those of the probes, which are the summaries.
 SUPPLIES = frozenset({"segment_ids", "budget_rewards", "trained"})
+TEXTS = ("close",)
 
 
 def check(
@@ -22,10 +23,10 @@ def check(
     max_tokens: int,
     contains: Contains,
     *,
-    budgets: list[int] | tuple[int, ...] = (2000, 4000, 6000, 8000),
-    summaries: int = 4,
-    summary_tokens: int = 128,
-    close: str | list[int] | tuple[int, ...] = (),
+    budgets: list[int] | tuple[int, ...],
+    summaries: int,
+    summary_tokens: int,
+    close: tuple[int, ...],
 ) -> None:
     """Refuses what does not fit into a run.
 

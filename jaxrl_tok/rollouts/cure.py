@@ -23,10 +23,10 @@ def check(
     max_tokens: int,
     contains: Contains,
     *,
-    samples: int = 4,
-    branches: int = 3,
-    candidates: int = 20,
-    min_characters: int = 2,
+    samples: int,
+    branches: int,
+    candidates: int,
+    min_characters: int,
 ) -> None:
     """Refuses what does not fit into a run.
 

@@ -1,7 +1,7 @@
 """More completions for the prompts that the first ones mostly fail: the rollouts of DARS."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +13,8 @@ from jaxrl_tok.rollouts.rounds import Round, nothing_more, requested
 from jaxrl_tok.scores import dars_extra_samples
 from jaxrl_tok.types import Sampled, Sampling
 
-SUPPLIES: frozenset[str] = frozenset()
 
-
-def check(group: int, max_tokens: int, contains: Contains, *, first: int = 8, **rest: Any) -> None:
+def check(group: int, max_tokens: int, contains: Contains, *, first: int) -> None:
     """Refuses a group that has no place for more completions.
 
     Raises:

@@ -10,10 +10,8 @@ from jaxrl_tok.rollouts.extend import Contains, Engine
 from jaxrl_tok.rollouts.rounds import Round, nothing_more, requested
 from jaxrl_tok.types import Sampled, Sampling
 
-SUPPLIES: frozenset[str] = frozenset()
 
-
-def check(group: int, max_tokens: int, contains: Contains, *, rounds: int = 10) -> None:
+def check(group: int, max_tokens: int, contains: Contains, *, rounds: int) -> None:
     """Refuses groups that cannot have two rewards, and a batch that is never sampled.
 
     Raises:

@@ -31,15 +31,7 @@ SUPPLIES = frozenset({"node_ids", "node_parents", "node_rewards", "multiplicity"
 
 
 def check(
-    group: int,
-    max_tokens: int,
-    contains: Contains,
-    *,
-    chains: int = 6,
-    positions: int = 2,
-    rounds: int = 1,
-    branches: int = 2,
-    stop_words: list[str] | tuple[str, ...] = ("answer", "conclusion"),
+    group: int, max_tokens: int, contains: Contains, *, chains: int, positions: int, rounds: int, branches: int
 ) -> None:
     """Refuses trees that do not fit into a run.
 

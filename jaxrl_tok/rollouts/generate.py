@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Integer, Key
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.extend import Engine, Extended, Requests, extend, from_prompts
 from jaxrl_tok.rollouts.stop_strings import StopTable
-from jaxrl_tok.types import Prompts, Rollouts, Sampling
+from jaxrl_tok.types import Prompts, Rollouts, Sampled, Sampling
 
 
 def request_keys(
@@ -56,6 +56,12 @@ def generate(
     )
     done = extend(engine, independent(engine, keys, sampling), max_tokens, refill=refill)
     return as_rollouts(done, sampling), done.steps
+
+
+def plain(engine: Engine, keys: Key[Array, "P G"], sampling: Sampling) -> Sampled:
+    """Samples independent completions, once each: what a recipe without a method has."""
+    done = extend(engine, independent(engine, keys, sampling), engine.max_tokens)
+    return Sampled(as_rollouts(done, sampling), {}, done.lengths.reshape(keys.shape).sum(1, dtype=jnp.int32))
 
 
 def independent(engine: Engine, keys: Key[Array, "P G"], sampling: Sampling) -> Requests:

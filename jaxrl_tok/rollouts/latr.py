@@ -28,8 +28,6 @@ from jaxrl_tok.rollouts.similarity import common_subsequence, common_suffix, edi
 from jaxrl_tok.samplers import temperature as divided
 from jaxrl_tok.types import Sampled, Sampling
 
-SUPPLIES = frozenset[str]()
-
 # A branch that goes another way at one of these is another calculation, however alike the texts are.
 SYMBOLS = "+-*/\\<>=()[]{}_^&%$0123456789"
 
@@ -53,17 +51,13 @@ def check(
     max_tokens: int,
     contains: Contains,
     *,
-    eta: float = 0.5,
-    absolute: float = 0.25,
-    relative: float = 0.15,
-    steps: list[int] | tuple[int, ...] = (20, 30, 50),
-    edit: float = 0.4,
-    suffix: float = 1.0,
-    rouge: float = 1.0,
-    symbols: str = SYMBOLS,
-    fill: float = 0.98,
-    decay: float = 0.05,
-    lookahead: int = 512,
+    eta: float,
+    absolute: float,
+    steps: list[int] | tuple[int, ...],
+    edit: float,
+    suffix: float,
+    rouge: float,
+    lookahead: int,
 ) -> None:
     """Refuses what gives no tree.
 

@@ -4,16 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrl_tok.rollouts.extend import Contains, Engine, extend, from_prompts
+from jaxrl_tok.rollouts.extend import Engine, extend, from_prompts
 from jaxrl_tok.rollouts.generate import as_rollouts
 from jaxrl_tok.types import Probes, Sampled, Sampling
 
 # `greedy_rewards` are those of the probes, which are the greedy completions.
 SUPPLIES = frozenset({"greedy_rewards"})
-
-
-def check(group: int, max_tokens: int, contains: Contains) -> None:
-    """Refuses nothing: it fits into every run."""
 
 
 def remax(engine: Engine, keys: Key[Array, "P G"], sampling: Sampling) -> Sampled:

@@ -13,14 +13,7 @@ from jaxrl_tok.types import Rollouts, Sampled, Sampling
 
 
 def check(
-    group: int,
-    max_tokens: int,
-    contains: Contains,
-    *,
-    samples: int = 9,
-    segments: int = 16,
-    threshold: float = 0.9,
-    interval: int = 5,
+    group: int, max_tokens: int, contains: Contains, *, samples: int, segments: int, threshold: float, interval: int
 ) -> None:
     """Refuses what gives no values.
 

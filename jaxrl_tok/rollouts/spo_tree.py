@@ -17,12 +17,7 @@ SUPPLIES = frozenset({"node_ids", "node_parents", "node_rewards", "multiplicity"
 
 
 def check(
-    group: int,
-    max_tokens: int,
-    contains: Contains,
-    *,
-    branches: list[int] | tuple[int, ...] = (6, 6, 6),
-    segment_tokens: int = 100,
+    group: int, max_tokens: int, contains: Contains, *, branches: list[int] | tuple[int, ...], segment_tokens: int
 ) -> None:
     """Refuses a tree that is none, or does not fit into a run.
 

@@ -13,9 +13,7 @@ from jaxrl_tok.rollouts.probes import check_probes, probed
 from jaxrl_tok.types import Rollouts, Sampled, Sampling
 
 
-def check(
-    group: int, max_tokens: int, contains: Contains, *, samples: int = 9, segments: int = 16, separator: str = "\n"
-) -> None:
+def check(group: int, max_tokens: int, contains: Contains, *, samples: int, segments: int, separator: str) -> None:
     """Refuses what gives no values.
 
     Raises:

@@ -61,7 +61,7 @@ class Build:
     mesh: Mesh
     warmup: Stage
     main: Stage
-    rollout: Callable[..., Any]
+    rollout: Callable[..., Sampled]  # of independent completions
     score: Callable[..., Any]
     score_reference: Callable[..., Any]
     distances: Callable[..., Any]
@@ -132,14 +132,7 @@ def build(
     _check_batch(run, batch_shards(mesh))
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
     score, reference = programs.score_program(model, mesh), parts.reference_of(model)
-    decoding: dict[str, Any] = {
-        "seed": run.run.seed,
-        "max_tokens": run.rollout.max_tokens,
-        "end_ids": tokenizer.eos_ids,
-        "slots": run.rollout.slots or run.rollout.prompts * run.rollout.group,
-        "dtype": compute_dtype(run.train, platform),
-        "stops": parts.stops_of(run, tokenizer),
-    }
+    decoding = parts.decoding_of(run, tokenizer, model, compute_dtype(run.train, platform))
     return Build(
         run=run,
         base=base,
@@ -148,7 +141,7 @@ def build(
         mesh=mesh,
         warmup=warmup,
         main=main,
-        rollout=programs.rollout_program(model, mesh, **decoding),
+        rollout=programs.rollout_program(model, mesh, decoding),
         method=parts.method_of(run, main.recipe, model, mesh, tokenizer, decoding),
         chunks=parts.chunks_of(run, main.recipe, model, mesh, decoding),
         score=score,

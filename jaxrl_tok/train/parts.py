@@ -13,7 +13,8 @@ from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.rollouts import CHECKS, TEXTS, WITHOUT_STOPS
+from jaxrl_tok.rollouts import TEXTS, WITHOUT_STOPS, check
+from jaxrl_tok.rollouts.extend import nothing_contains
 from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
@@ -53,8 +54,26 @@ def check_critic(run: Run, recipe: Recipe) -> None:
         )
 
 
+def decoding_of(run: Run, tokenizer: Vocabulary, model: models.Model, dtype: str) -> programs.Decoding:
+    """Returns how a run samples; of a vocabulary of which only the size is known, as in a plan, no token has a text.
+
+    Raises:
+      ConfigError, DataError: as `stops_of`.
+    """
+    known = isinstance(tokenizer, Tokenizer)
+    return programs.Decoding(
+        seed=run.run.seed,
+        max_tokens=run.rollout.max_tokens,
+        end_ids=tokenizer.eos_ids,
+        slots=run.rollout.slots or run.rollout.prompts * run.rollout.group,
+        dtype=dtype,
+        stops=stops_of(run, tokenizer),
+        contains=functools.partial(containing, tokenizer, model.vocab) if known else nothing_contains,
+    )
+
+
 def method_of(
-    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, tokenizer: Any, decoding: Mapping[str, Any]
+    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, tokenizer: Any, decoding: programs.Decoding
 ) -> Callable[..., Sampled] | None:
     """Returns the program of the recipe's rollouts, None for independent completions.
 
@@ -66,14 +85,12 @@ def method_of(
         return None
     if run.rollout.stop and how.name in WITHOUT_STOPS:
         raise ConfigError(f"rollout.stop = {list(run.rollout.stop)}: expected [] with rollout = {how.name!r}")
-    contains = functools.partial(containing, tokenizer, model.vocab)
     try:
-        encoded = _encoded(tokenizer, {key: how.own[key] for key in TEXTS.get(how.name, ()) if key in how.own})
-        CHECKS[how.name](run.rollout.group, run.rollout.max_tokens, contains, **{**how.hyper, **encoded})
+        encoded = _encoded(tokenizer, {key: how.own[key] for key in TEXTS[how.name] if key in how.own})
+        check(how.name, run.rollout.group, run.rollout.max_tokens, decoding.contains, **{**how.hyper, **encoded})
     except ConfigError as error:
         raise ConfigError(f"recipe {run.recipe.name}: rollout = {how.name!r}: {error}") from None
-    method = functools.partial(how.fn, **{**how.own, **encoded})
-    return programs.method_program(method, model, mesh, contains=contains, **decoding)
+    return programs.rollout_program(model, mesh, decoding, functools.partial(how.fn, **{**how.own, **encoded}))
 
 
 def _encoded(tokenizer: Tokenizer, texts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -88,7 +105,7 @@ def _encoded(tokenizer: Tokenizer, texts: Mapping[str, Any]) -> dict[str, tuple[
 
 
 def chunks_of(
-    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, decoding: Mapping[str, Any]
+    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, decoding: programs.Decoding
 ) -> programs.Chunks | None:
     """Returns the programs that sample a few decode steps at a time, None where one samples all.
 
@@ -100,7 +117,7 @@ def chunks_of(
         return None
     if recipe.rollout is not None:
         raise ConfigError(f"rollout.chunk = {steps}: expected 0 with rollout = {recipe.rollout.name!r}")
-    return programs.chunk_programs(model, mesh, steps=steps, **decoding)
+    return programs.chunk_programs(model, mesh, decoding, steps)
 
 
 def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:

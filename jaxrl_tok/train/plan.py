@@ -207,7 +207,8 @@ class Step:
         )
         asked = self._placed(sampling(run, stage.prompts))
         scalar = np.int32(0)
-        rollouts, _ = self.call("rollout", built.rollout, state.model_params, prompts, asked, np.int32(TRAIN), scalar)
+        sampled = self.call("rollout", built.rollout, state.model_params, prompts, asked, np.int32(TRAIN), scalar)
+        rollouts = sampled.rollouts
         tries = self._tries()
         scored = self._scores(state, prompts, rollouts, tries)
         fields = self._fields(prompts, rollouts, scored)

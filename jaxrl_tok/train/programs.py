@@ -1,5 +1,6 @@
 """The compiled programs of a run, each with its shapes fixed: roll out, score, assemble, update."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxrl_tok import models
 from jaxrl_tok.rollouts import chunks
 from jaxrl_tok.rollouts.extend import Contains, Engine, nothing_contains
-from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts.generate import plain, request_keys
 from jaxrl_tok.rollouts.stop_strings import StopTable
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.sharding.rules import ROLLOUT_RULES, param_shardings
@@ -29,68 +30,45 @@ from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampled, Sampling, T
 TRAIN, EVAL, PRIORITY = 0, 1, 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How the programs of a run sample, whatever they sample."""
+
+    seed: int
+    max_tokens: int
+    end_ids: tuple[int, ...]
+    slots: int  # shared evenly by the shards of the batch, at least one for each
+    dtype: str | None = None  # of the computation; None = that of the parameters
+    stops: StopTable | None = None
+    contains: Contains = nothing_contains  # what methods know of the tokens' texts
+
+    def keys(self, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Leaf:
+        """Returns the keys of a batch's requests."""
+        group = jnp.arange(sampling.limit.shape[1])
+        return request_keys(jnp.uint32(self.seed), stream, step, prompts.ids, group)
+
+    def engine(self, mesh: Mesh) -> dict[str, Any]:
+        """Returns the settings of the `Engine` of each shard."""
+        names = ("max_tokens", "end_ids", "stops", "contains")
+        axis_name, slots = _manual(mesh) or None, -(-self.slots // batch_shards(mesh))
+        return {name: getattr(self, name) for name in names} | {"axis_name": axis_name, "slots": slots}
+
+
 def rollout_program(
-    model: models.Model,
-    mesh: Mesh,
-    *,
-    seed: int,
-    max_tokens: int,
-    end_ids: tuple[int, ...],
-    slots: int,
-    dtype: str | None = None,
-    stops: StopTable | None = None,
-) -> Callable[..., tuple[Rollouts, Leaf]]:
-    """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`.
-
-    `slots` are shared evenly by the shards of the batch; 0 = one for every request. The shards run apart, each on its
-    part of the parameters' rollout layout: gathered along the model's width once a call, in `dtype`, that of the
-    computation (None = their own).
-    """
-    manual, shards = _manual(mesh), batch_shards(mesh)
-
-    def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
-        group = sampling.limit.shape[1]
-        keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
-        local = prompts.ids.shape[0] * group
-        rollouts, steps = generate(
-            params, model, prompts, keys, sampling,
-            max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards) if slots else local,
-            axis_name=manual or None, stops=stops,
-        )  # fmt: skip
-        return rollouts, steps[None]
-
-    return compiled(_by_shard(sample, model, mesh, dtype), mesh)
-
-
-def method_program(
-    method: Callable[..., Sampled],
-    model: models.Model,
-    mesh: Mesh,
-    *,
-    seed: int,
-    max_tokens: int,
-    end_ids: tuple[int, ...],
-    slots: int,
-    dtype: str | None = None,
-    stops: StopTable | None = None,
-    contains: Contains = nothing_contains,
+    model: models.Model, mesh: Mesh, decoding: Decoding, method: Callable[..., Sampled] = plain
 ) -> Callable[..., Sampled]:
     """Returns `f(params, prompts, sampling, stream, step) -> Sampled`: rollouts by a method of `rollouts/`.
 
-    As `rollout_program`; at least one slot a shard. `contains` is what methods know of the tokens' texts.
+    The shards run apart, each on its part of the parameters' rollout layout: gathered along the model's width once a
+    call, in the type of the computation.
     """
-    manual, shards = _manual(mesh), batch_shards(mesh)
+    how = decoding.engine(mesh)
 
     def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Sampled:
-        group = sampling.limit.shape[1]
-        keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
-        engine = Engine.read(
-            params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards),
-            axis_name=manual or None, contains=contains, stops=stops,
-        )  # fmt: skip
-        return method(engine, keys, sampling)
+        engine = Engine.read(params, model, prompts, **how)
+        return method(engine, decoding.keys(prompts, sampling, stream, step), sampling)
 
-    return compiled(_by_shard(sample, model, mesh, dtype), mesh)
+    return compiled(_by_shard(sample, model, mesh, decoding.dtype), mesh)
 
 
 class Chunks(NamedTuple):
@@ -105,29 +83,12 @@ class Chunks(NamedTuple):
     result: Callable[..., Rollouts]
 
 
-def chunk_programs(
-    model: models.Model,
-    mesh: Mesh,
-    *,
-    seed: int,
-    max_tokens: int,
-    end_ids: tuple[int, ...],
-    slots: int,
-    steps: int,
-    dtype: str | None = None,
-    stops: StopTable | None = None,
-) -> Chunks:
-    """As `rollout_program`, in calls of `steps` decode steps each; at least one slot a shard."""
-    manual = _manual(mesh)
-    how: dict[str, Any] = {
-        "max_tokens": max_tokens, "end_ids": end_ids, "slots": -(-slots // batch_shards(mesh)),
-        "axis_name": manual or None, "stops": stops,
-    }  # fmt: skip
+def chunk_programs(model: models.Model, mesh: Mesh, decoding: Decoding, steps: int) -> Chunks:
+    """Returns what samples independent completions as `rollout_program` does, in calls of `steps` decode steps each."""
+    manual, how = _manual(mesh), decoding.engine(mesh)
 
     def first(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
-        group = sampling.limit.shape[1]
-        keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
-        return chunks.first(params, model, prompts, keys, sampling, **how)
+        return chunks.first(params, model, prompts, decoding.keys(prompts, sampling, stream, step), sampling, **how)
 
     def chunk(prompts: Prompts, read: chunks.Read, state: Any) -> Any:
         return chunks.chunk(read, state, model, prompts, steps=steps, **how)
@@ -141,7 +102,7 @@ def chunk_programs(
     split = math.prod(size for axis, size in mesh.shape.items() if axis not in BATCH_AXES) > 1
     lies = {} if split else {"out_shardings": NamedSharding(mesh, PartitionSpec(manual))}
     return Chunks(
-        first=compiled(_by_shard(first, model, mesh, dtype), mesh, **lies),
+        first=compiled(_by_shard(first, model, mesh, decoding.dtype), mesh, **lies),
         chunk=compiled(on_shards(chunk), mesh, donate_argnums=2, **lies),
         result=compiled(on_shards(chunks.result), mesh),
     )

@@ -15,11 +15,11 @@ from jaxrl_tok.sharding.mesh import batch_shards
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train import parts
 from jaxrl_tok.train.build import Stage
+from jaxrl_tok.train.drawn import Drawn, drawn, prompts_of
 from jaxrl_tok.train.evaluate import completion_texts
 from jaxrl_tok.train.judge import rewards_of
 from jaxrl_tok.train.probes import probe_arrays
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
-from jaxrl_tok.train.rounds import Drawn, drawn, prompts_of
 from jaxrl_tok.train.summary import reward_metrics, rollout_metrics
 from jaxrl_tok.train.tries import pack
 from jaxrl_tok.types import Prompts, Rollouts, Tries
@@ -32,8 +32,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     """Takes one step on sampled completions; returns its metrics and the completions as text."""
     clock = _Clock()
     found = drawn(loop, stage, step)
-    questions, prompts, host, sampled = found.questions, found.prompts, found.host, found.sampled
-    rollouts = sampled.rollouts
+    questions, prompts, rollouts, host = found.questions, found.prompts, found.rollouts, found.host
     exists = host.mask.any(-1)
     clock.lap("time/rollout")
     with contextlib.closing(found.judging) if found.judging else contextlib.nullcontext():
@@ -41,10 +40,10 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
         # The scoring passes run on the device while the rewards run in their processes.
         scored = _scores(loop, stage, prompts, rollouts, tries)
         rewards, texts = _rewards(loop, found)
-    known = sampled.fields | scored
-    if sampled.probes is not None:
+    known = found.fields | scored
+    if found.probes is not None:
         assert stage.recipe.rollout is not None
-        made = probe_arrays(loop, stage.recipe.rollout.name, questions, host, to_host(sampled.probes))
+        made = probe_arrays(loop, stage.recipe.rollout.name, questions, host, to_host(found.probes))
         known |= shard_batch(made, loop.built.mesh)
     clock.lap("time/reward")
     batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, known, step))

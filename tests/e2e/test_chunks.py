@@ -3,7 +3,7 @@
 import pytest
 
 from jaxrl_tok.rewards.stream import Stream
-from jaxrl_tok.train import rl, rounds
+from jaxrl_tok.train import drawn, rl
 from tests.e2e.command import train, write
 from tests.e2e.test_rollouts import SMALL, described, finished, lines
 
@@ -43,7 +43,7 @@ def test_decoding_waits_for_no_reward(judge, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "name"), [(rounds, "to_host"), (rl, "_scores")])
+@pytest.mark.parametrize(("module", "name"), [(drawn, "to_host"), (rl, "_scores")])
 def test_a_failure_beside_the_rewards_ends_the_scoring(module, name, tmp_path, monkeypatch):
     closed, close = [], Stream.close
     monkeypatch.setattr(Stream, "close", lambda self: (closed.append(self), close(self))[1])

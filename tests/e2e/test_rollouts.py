@@ -173,6 +173,7 @@ def test_show_names_the_rollouts(tmp_path):
             "eta = 0.01: expected at most 1, and at least one of rollout.group",
         ),
         (("recipe=latr", 'rollout.stop=["1"]'), "rollout.stop = ['1']: expected [] with rollout = 'latr'"),
+        (("recipe=anytime_reasoner", 'rollout.stop=["1"]'), "rollout.stop = ['1']: expected [] with rollout = 'brpo'"),
         (("recipe=tree_rl",), "30 leaves; expected as many as rollout.group = 4"),
         (("recipe=anytime_reasoner",), "rollout = 'brpo': close = '</think>': character '<'"),
         ((*BRPO[:1], "recipe.rollout.close=="), "up to 8129 tokens; expected at most rollout.max_tokens = 12"),

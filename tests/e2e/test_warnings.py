@@ -86,8 +86,10 @@ def test_a_ratio_that_is_not_1_at_the_first_update(warnings, monkeypatch):
         built = build(run, tokenizer, num_prompts, **rest)
 
         def rollout(*arguments):
-            rollouts, steps = built.rollout(*arguments)
-            return dataclasses.replace(rollouts, sampler_logprobs=rollouts.sampler_logprobs - jnp.float32(0.05)), steps
+            sampled = built.rollout(*arguments)
+            logprobs = sampled.rollouts.sampler_logprobs - jnp.float32(0.05)
+            rollouts = dataclasses.replace(sampled.rollouts, sampler_logprobs=logprobs)
+            return dataclasses.replace(sampled, rollouts=rollouts)
 
         return dataclasses.replace(built, rollout=rollout)
 

@@ -8,26 +8,19 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import CHECKS
-from jaxrl_tok.rollouts.brpo import brpo, check, thinking
+from jaxrl_tok.rollouts import check
+from jaxrl_tok.rollouts.brpo import brpo, thinking
 from jaxrl_tok.rollouts.extend import Engine, nothing_contains
-from jaxrl_tok.rollouts.generate import generate, request_keys
-from jaxrl_tok.sharding.mesh import make_mesh
-from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import method_program
+from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.types import Prompts
 from tests import tiny
+from tests.rollouts.running import keys_of, on_all_devices, sharp
 
 PROMPTS, GROUP, SIZE, LIMIT, ENDS = 6, 2, 5, 10, (0, 1, 2)
 BUDGETS, SUMMARIES, WORDS, CLOSE = (2, 4, 5), 2, 3, (7, 1)  # with an end token in what is put in
 HYPER = {"budgets": BUDGETS, "summaries": SUMMARIES, "summary_tokens": WORDS, "close": CLOSE}
 MODEL = tiny.model(tied=False, layers=1)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
-
-
-def keys_of(prompts, group):
-    return request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(group))
+WEIGHTS = sharp(MODEL)
 
 
 @functools.cache
@@ -129,11 +122,9 @@ def test_slots_change_nothing():
 @pytest.mark.slow
 def test_one_device_and_four_give_the_same():
     prompts, sampling = tiny.prompts(8, SIZE), tiny.sampling((8, GROUP), LIMIT)
-    mesh = make_mesh({"data": -1}, jax.devices())
-    method = functools.partial(brpo, **HYPER)
-    run = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=400)
-    placed = replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0)
-    other, here = jax.device_get((run(*placed, jnp.int32(1)), program()(prompts, sampling)))
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 400}
+    _, at_step = on_all_devices(functools.partial(brpo, **HYPER), MODEL, WEIGHTS, prompts, sampling, **how)
+    other, here = at_step(1), jax.device_get(program()(prompts, sampling))
     jax.tree.map(np.testing.assert_array_equal, other.probes, here.probes)
     jax.tree.map(np.testing.assert_array_equal, other.fields, here.fields)
 
@@ -150,7 +141,7 @@ def test_one_device_and_four_give_the_same():
     ],
 )
 def test_what_does_not_fit_is_refused(hyper, words):
-    check(4, 8128, nothing_contains)
+    check("brpo", 4, 8128, nothing_contains)
     with pytest.raises(ConfigError) as error:
-        CHECKS["brpo"](4, 8128, nothing_contains, **hyper)
+        check("brpo", 4, 8128, nothing_contains, **hyper)
     assert words in str(error.value) and "\n" not in str(error.value)

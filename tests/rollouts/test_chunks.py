@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.rollouts.stop_strings import stop_table
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import chunk_programs, rollout_program
+from jaxrl_tok.train.programs import Decoding, chunk_programs
 from tests import tiny
+from tests.rollouts.running import keys_of, sharp
 
 PROMPTS, GROUP, SIZE, LIMIT, END = 8, 2, 6, 12, 2
 MODEL = tiny.model(tied=False)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
+WEIGHTS = sharp(MODEL)
 SLOW = pytest.mark.slow
 
 
@@ -30,7 +31,7 @@ def arguments(mesh):
 
 
 def settings(slots, stops):
-    return {"seed": 5, "max_tokens": LIMIT, "end_ids": (END,), "slots": slots, "stops": STOPS if stops else None}
+    return {"max_tokens": LIMIT, "end_ids": (END,), "slots": slots, "stops": STOPS if stops else None}
 
 
 STOPS = stop_table(["ab", "c"], [bytes([97 + i % 5]) for i in range(MODEL.vocab)])
@@ -38,8 +39,11 @@ STOPS = stop_table(["ab", "c"], [bytes([97 + i % 5]) for i in range(MODEL.vocab)
 
 @functools.cache
 def whole(slots=8, stops=False):
-    mesh = make_mesh({"data": -1}, jax.devices()[:1])
-    return jax.device_get(rollout_program(MODEL, mesh, **settings(slots, stops))(*arguments(mesh)))
+    """What one call samples, and in how many steps."""
+    weights, prompts, sampling, *_ = arguments(make_mesh({"data": -1}, jax.devices()[:1]))
+    how = settings(slots, stops)
+    run = jax.jit(lambda *batch: generate(weights, MODEL, batch[0], keys_of(batch[0], GROUP), batch[1], **how))
+    return jax.device_get(run(prompts, sampling))
 
 
 def in_chunks(programs, mesh):
@@ -72,18 +76,18 @@ def assert_equal(a, b):
 )
 def test_chunks_of_any_size_sample_what_one_call_does(steps, slots, caplog):
     mesh = make_mesh({"data": -1}, jax.devices()[:1])
-    programs = chunk_programs(MODEL, mesh, **settings(slots, False), steps=steps)
+    programs = chunk_programs(MODEL, mesh, Decoding(seed=5, **settings(slots, False)), steps)
     (rollouts, seen), count = compiled(caplog, in_chunks, programs, mesh)
     expected, taken = whole(slots)
     assert_equal(rollouts, expected)
-    assert len(seen) == -(-int(taken[0]) // steps)
+    assert len(seen) == -(-int(taken) // steps)
     assert count >= 3 and compiled(caplog, in_chunks, programs, mesh)[1] == 0
 
 
 @pytest.mark.slow
 def test_what_has_finished_is_whole_and_stays_so():
     mesh = make_mesh({"data": -1}, jax.devices()[:1])
-    rollouts, seen = in_chunks(chunk_programs(MODEL, mesh, **settings(4, False), steps=3), mesh)
+    rollouts, seen = in_chunks(chunk_programs(MODEL, mesh, Decoding(seed=5, **settings(4, False)), 3), mesh)
     lengths, tokens = rollouts.mask.sum(-1).reshape(-1), rollouts.tokens.reshape(-1, LIMIT)
     counts = [look.finished.sum() for look in seen]
     assert 0 < counts[1] < counts[-1] == PROMPTS * GROUP and sorted(counts) == counts
@@ -98,7 +102,7 @@ def test_what_has_finished_is_whole_and_stays_so():
 @pytest.mark.parametrize("devices", [1, 4])
 def test_one_device_and_four_sample_the_same_in_chunks_with_stop_strings(devices, caplog):
     mesh = make_mesh({"data": -1}, jax.devices()[:devices])
-    programs = chunk_programs(MODEL, mesh, **settings(8, True), steps=2)
+    programs = chunk_programs(MODEL, mesh, Decoding(seed=5, **settings(8, True)), 2)
     rollouts, seen = in_chunks(programs, mesh)
     expected, _ = whole(8, True)
     np.testing.assert_array_equal(rollouts.mask, expected.mask)

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import CHECKS
-from jaxrl_tok.rollouts.cure import check, critical_places, cure
+from jaxrl_tok.rollouts import check
+from jaxrl_tok.rollouts.cure import critical_places, cure
 from jaxrl_tok.rollouts.extend import Engine, nothing_contains
-from jaxrl_tok.rollouts.generate import generate, request_keys
-from jaxrl_tok.sharding.mesh import make_mesh
-from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import method_program
+from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.train.score import score
 from jaxrl_tok.types import Prompts
 from tests import tiny
+from tests.rollouts.running import keys_of, on_all_devices, sampled, sharp
 from tests.rollouts.toy import chi_square, toy
 
 SLOW = pytest.mark.slow
@@ -26,8 +24,7 @@ PROMPTS, SIZE, LIMIT, ENDS = 8, 5, 10, (0, 1, 2)
 SAMPLES, BRANCHES, CANDIDATES = 3, 2, 3
 GROUP = SAMPLES * (1 + BRANCHES)
 MODEL = tiny.model(tied=False, layers=1)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
+WEIGHTS = sharp(MODEL)
 SHORT = np.arange(37) % 5 == 0  # tokens with too little text
 HYPER = {"samples": SAMPLES, "branches": BRANCHES, "candidates": CANDIDATES}
 
@@ -37,18 +34,14 @@ def contains(pattern):
     return ~SHORT
 
 
-def keys_of(prompts, group, step=1):
-    return request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(step), prompts.ids, jnp.arange(group))
-
-
 @functools.cache
 def found(slots=100):
-    @jax.jit
-    def run(prompts, sampling):
-        engine = Engine.read(WEIGHTS, MODEL, prompts, max_tokens=LIMIT, end_ids=ENDS, slots=slots, contains=contains)
-        return cure(engine, keys_of(prompts, GROUP), sampling, **HYPER)
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": slots, "contains": contains}
+    return sampled(functools.partial(cure, **HYPER), MODEL, WEIGHTS, *asked(), **how)
 
-    return jax.device_get(run(tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9)))
+
+def asked():
+    return tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9)
 
 
 def assert_same(a, b):
@@ -140,12 +133,9 @@ def test_slots_change_nothing():
 
 @SLOW
 def test_one_device_and_four_give_the_same():
-    prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9)
-    mesh = make_mesh({"data": -1}, jax.devices())
-    method = functools.partial(cure, **HYPER)
-    run = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=400, contains=contains)
-    placed = replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0)
-    other, here = jax.device_get(run(*placed, jnp.int32(1))), found()
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 400, "contains": contains}
+    _, at_step = on_all_devices(functools.partial(cure, **HYPER), MODEL, WEIGHTS, *asked(), **how)
+    other, here = at_step(1), found()
     np.testing.assert_array_equal(other.fields["trained"], here.fields["trained"])
     assert_same(other.rollouts, here.rollouts)
 
@@ -222,10 +212,9 @@ def test_what_does_not_fit_is_refused(group, hyper, words):
         return np.array([bool(pattern.search(text)) for text in ("a", "", " \n\t", " a\n", "a\nb", " a b ")])
 
     with pytest.raises(ConfigError) as error:
-        check(group, 64, texts, **hyper)
+        check("cure", group, 64, texts, **hyper)
     assert words in str(error.value) and "\n" not in str(error.value)
-    check(16, 64, texts)
-    check(4, 64, texts, branches=0, min_characters=3)
+    check("cure", 16, 64, texts)
+    check("cure", 4, 64, texts, branches=0, min_characters=3)
     with pytest.raises(ConfigError, match="min_characters"):
-        check(16, 64, nothing_contains)
-    assert CHECKS["cure"] is check
+        check("cure", 16, 64, nothing_contains)

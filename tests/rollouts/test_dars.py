@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import CHECKS, ROLLOUTS
-from jaxrl_tok.rollouts.dars import check, dars, next_round
+from jaxrl_tok.rollouts import ROLLOUTS, check
+from jaxrl_tok.rollouts.dars import dars, next_round
 
 REWARDS = np.zeros((4, 10), np.float32)
 REWARDS[0, :4] = [0, 0, 0, 1]  # two more: see dars_extra_samples
@@ -33,8 +33,8 @@ def test_options_reach_the_schedule_and_the_group_bounds_it():
 
 
 def test_a_group_without_a_place_for_more_is_refused():
-    assert CHECKS["dars"] is check and ROLLOUTS["dars"] is dars
-    check(9, 64, lambda text: np.zeros(0, bool), first=8, schedule="hardness_weighted", std=True)
+    assert ROLLOUTS["dars"] is dars
+    check("dars", 9, 64, lambda text: np.zeros(0, bool), first=8, schedule="hardness_weighted", std=True)
     for group, first in ((8, 8), (8, 0)):
         with pytest.raises(ConfigError, match=f"first = {first}: expected 1 to 7, less than rollout.group = 8"):
-            check(group, 64, lambda text: np.zeros(0, bool), first=first)
+            check("dars", group, 64, lambda text: np.zeros(0, bool), first=first)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import CHECKS, ROLLOUTS
-from jaxrl_tok.rollouts.dynamic import check, dynamic, next_round
+from jaxrl_tok.rollouts import ROLLOUTS, check
+from jaxrl_tok.rollouts.dynamic import dynamic, next_round
 
 REWARDS = np.array([[0, 1, 0], [0.9, 0.9, 0.9], [0, 0, 1], [0, 1, 1], [2, 3, 2]], np.float32)
 VALID = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 1, 0], [1, 1, 0]], bool)
@@ -29,9 +29,9 @@ def test_it_ends_when_all_differ_or_after_so_many_rounds():
 
 
 def test_what_cannot_differ_and_a_batch_of_no_rounds_are_refused():
-    assert CHECKS["dynamic"] is check and ROLLOUTS["dynamic"] is dynamic
-    check(2, 64, lambda text: np.zeros(0, bool), rounds=1)
+    assert ROLLOUTS["dynamic"] is dynamic
+    check("dynamic", 2, 64, lambda text: np.zeros(0, bool), rounds=1)
     with pytest.raises(ConfigError, match="rounds = 0: expected at least 1"):
-        check(2, 64, lambda text: np.zeros(0, bool), rounds=0)
+        check("dynamic", 2, 64, lambda text: np.zeros(0, bool), rounds=0)
     with pytest.raises(ConfigError, match=r"at least 2 completions; rollout.group = 1"):
-        check(1, 64, lambda text: np.zeros(0, bool))
+        check("dynamic", 1, 64, lambda text: np.zeros(0, bool))

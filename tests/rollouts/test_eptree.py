@@ -9,16 +9,14 @@ import pytest
 
 from jaxrl_tok.advantages import tree_rl
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import CHECKS
-from jaxrl_tok.rollouts.eptree import check, eptree
-from jaxrl_tok.rollouts.extend import Engine, nothing_contains
-from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts import check
+from jaxrl_tok.rollouts.eptree import eptree
+from jaxrl_tok.rollouts.extend import nothing_contains
+from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.scores import leaf_rewards
-from jaxrl_tok.sharding.mesh import make_mesh
-from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import method_program
 from jaxrl_tok.train.score import score
 from tests import tiny
+from tests.rollouts.running import keys_of, on_all_devices, sampled, sharp
 
 SLOW = pytest.mark.slow
 PROMPTS, SIZE, LIMIT, ENDS = 8, 5, 10, (0, 1, 2)
@@ -26,8 +24,7 @@ CHAINS, POSITIONS, ROUNDS, BRANCHES = 2, 2, 2, 2
 EACH = 1 + POSITIONS * ROUNDS * BRANCHES
 GROUP = CHAINS * EACH
 MODEL = tiny.model(tied=False, layers=1)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
+WEIGHTS = sharp(MODEL)
 STOPS = np.isin(np.arange(37), (4, 11, 30))
 HYPER = {"chains": CHAINS, "positions": POSITIONS, "rounds": ROUNDS, "branches": BRANCHES}
 
@@ -37,18 +34,14 @@ def contains(pattern):
     return STOPS
 
 
-def keys_of(prompts, group):
-    return request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(group))
-
-
 @functools.cache
 def found(slots=500):
-    @jax.jit
-    def run(prompts, sampling):
-        engine = Engine.read(WEIGHTS, MODEL, prompts, max_tokens=LIMIT, end_ids=ENDS, slots=slots, contains=contains)
-        return eptree(engine, keys_of(prompts, GROUP), sampling, **HYPER)
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": slots, "contains": contains}
+    return sampled(functools.partial(eptree, **HYPER), MODEL, WEIGHTS, *asked(), **how)
 
-    return jax.device_get(run(tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9)))
+
+def asked():
+    return tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9)
 
 
 @functools.cache
@@ -193,12 +186,9 @@ def test_slots_change_nothing():
 
 @SLOW
 def test_one_device_and_four_give_the_same():
-    prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9)
-    mesh = make_mesh({"data": -1}, jax.devices())
-    method = functools.partial(eptree, **HYPER)
-    run = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=400, contains=contains)
-    placed = replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0)
-    other, here = jax.device_get(run(*placed, jnp.int32(1))), found()
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 400, "contains": contains}
+    _, at_step = on_all_devices(functools.partial(eptree, **HYPER), MODEL, WEIGHTS, *asked(), **how)
+    other, here = at_step(1), found()
     np.testing.assert_array_equal(other.rollouts.mask, here.rollouts.mask)
     np.testing.assert_array_equal(*(np.where(x.rollouts.mask, x.rollouts.tokens, 0) for x in (other, here)))
     jax.tree.map(np.testing.assert_array_equal, other.fields, here.fields)
@@ -218,7 +208,6 @@ def test_one_device_and_four_give_the_same():
 )
 def test_what_does_not_fit_is_refused(group, hyper, words):
     with pytest.raises(ConfigError) as error:
-        check(group, 64, nothing_contains, **hyper)
+        check("eptree", group, 64, nothing_contains, **hyper)
     assert words in str(error.value) and "\n" not in str(error.value)
-    check(30, 64, nothing_contains)
-    assert CHECKS["eptree"] is check
+    check("eptree", 30, 64, nothing_contains)

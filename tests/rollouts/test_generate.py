@@ -12,15 +12,15 @@ from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.rollouts.stop_strings import stop_table
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import rollout_program
+from jaxrl_tok.train.programs import Decoding, rollout_program
 from jaxrl_tok.train.score import score
 from tests import tiny
+from tests.rollouts.running import sharp
 
 PROMPTS, GROUP, SIZE, LIMIT, END = 8, 2, 6, 12, 2
 # An untied head: a tied one at its initial weights mostly repeats the last token.
 MODEL = tiny.model(tied=False)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
+WEIGHTS = sharp(MODEL)
 
 
 @functools.cache
@@ -208,7 +208,7 @@ def test_one_device_and_four_give_the_same_tokens():
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = make_mesh({"data": -1}, devices)
-        run = rollout_program(MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=(END,), slots=8)
+        run = rollout_program(MODEL, mesh, Decoding(seed=5, max_tokens=LIMIT, end_ids=(END,), slots=8))
         placed = (replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0), jnp.int32(1))
-        results.append(jax.device_get(run(*placed)[0]))
+        results.append(jax.device_get(run(*placed).rollouts))
     assert_same(*results)

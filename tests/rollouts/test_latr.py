@@ -9,32 +9,25 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import CHECKS
+from jaxrl_tok.rollouts import check
 from jaxrl_tok.rollouts import latr as module
 from jaxrl_tok.rollouts.extend import Engine, from_prompts, nothing_contains
-from jaxrl_tok.rollouts.generate import generate, request_keys
-from jaxrl_tok.rollouts.latr import check, latr, new_branches
-from jaxrl_tok.sharding.mesh import make_mesh
-from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import method_program
+from jaxrl_tok.rollouts.generate import generate
+from jaxrl_tok.rollouts.latr import latr, new_branches
 from jaxrl_tok.train.score import score
 from tests import tiny
+from tests.rollouts.running import keys_of, on_all_devices, sharp
 from tests.rollouts.test_similarity import distance
 
 SLOW = pytest.mark.slow
 PROMPTS, GROUP, WAYS, SIZE, LIMIT, ENDS = 8, 6, 4, 5, 12, (0,)
 VOCAB = 9  # so few that branches meet again
 MODEL = tiny.model(tied=False, layers=1, vocab=VOCAB)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 6 * WEIGHTS["head"]
+WEIGHTS = sharp(MODEL, 6)
 EVERY = {"absolute": 0.0, "relative": 1.0, "steps": (), "symbols": "", "eta": WAYS / GROUP}
 NEVER = {"absolute": 1.0, "steps": (), "symbols": "", "eta": WAYS / GROUP}
 # Three tokens apart, and then as good as equal: goes again.
 PRUNED = {"absolute": 0.02, "relative": 0.9, "steps": (2, 3), "edit": 0.7, "symbols": "", "eta": WAYS / GROUP}
-
-
-def keys_of(prompts, group, step=1):
-    return request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(step), prompts.ids, jnp.arange(group))
 
 
 def engine_of(prompts, model=MODEL, weights=WEIGHTS, contains=nothing_contains):
@@ -272,11 +265,10 @@ def test_the_rows_of_any_cache_are_copied(changes):
 @SLOW
 def test_one_device_and_four_give_the_same():
     prompts, sampling = tiny.prompts(PROMPTS, SIZE, VOCAB), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9)
-    mesh = make_mesh({"data": -1}, jax.devices())
     method = functools.partial(latr, **PRUNED, lookahead=5)
-    program = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=20)
-    placed = replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0)
-    other, here = jax.device_get(program(*placed, jnp.int32(1))), mixed()
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 20}
+    _, at_step = on_all_devices(method, MODEL, WEIGHTS, prompts, sampling, **how)
+    other, here = at_step(1), mixed()
     np.testing.assert_array_equal(other.rollouts.mask, here.rollouts.mask)
     np.testing.assert_array_equal(*(np.where(x.rollouts.mask, x.rollouts.tokens, 0) for x in (other, here)))
     np.testing.assert_array_equal(other.tokens, here.tokens)
@@ -312,8 +304,7 @@ def test_a_symbol_stands_alone():
     ],
 )
 def test_what_gives_no_tree_is_refused(hyper, words):
-    check(8, 64, nothing_contains)
+    check("latr", 8, 64, nothing_contains)
     with pytest.raises(ConfigError) as error:
-        check(8, 64, nothing_contains, **hyper)
+        check("latr", 8, 64, nothing_contains, **hyper)
     assert words in str(error.value) and "\n" not in str(error.value)
-    assert CHECKS["latr"] is check

@@ -8,30 +8,23 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.rollouts.extend import Engine
-from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.rollouts.probes import positions, probed, thinned
-from jaxrl_tok.sharding.mesh import make_mesh
-from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import method_program
 from jaxrl_tok.train.score import score
 from jaxrl_tok.types import Prompts
 from tests import tiny
+from tests.rollouts.running import keys_of, on_all_devices, sharp
 from tests.rollouts.toy import chi_square, toy
 
 PROMPTS, GROUP, SIZE, LIMIT, ENDS = 4, 3, 5, 8, (0, 1, 2)
 SAMPLES, SEGMENTS = 2, 3
 MODEL = tiny.model(tied=False, layers=1)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
+WEIGHTS = sharp(MODEL)
 
 
 def every_other(rollouts):
     """Steps of two tokens, up to four of them."""
     return jnp.broadcast_to(jnp.arange(rollouts.tokens.shape[2]) % 2 == 0, rollouts.tokens.shape)
-
-
-def keys_of(prompts, group, step=1):
-    return request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(step), prompts.ids, jnp.arange(group))
 
 
 @functools.cache
@@ -119,13 +112,12 @@ def test_slots_change_nothing(slots):
 def test_one_device_and_four_give_the_same_probes():
     prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT)
     method = functools.partial(probed, starts=every_other, samples=SAMPLES, segments=SEGMENTS)
-    mesh = make_mesh({"data": -1}, jax.devices())
-    run = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=40)
-    placed = replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0)
-    sampled = jax.device_get(run(*placed, jnp.int32(1)))
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 40}
+    run, at_step = on_all_devices(method, MODEL, WEIGHTS, prompts, sampling, **how)
+    sampled = at_step(1)
     jax.tree.map(np.testing.assert_array_equal, sampled.probes, found()[1].probes)
     jax.tree.map(np.testing.assert_array_equal, sampled.fields, found()[1].fields)
-    run(*placed, jnp.int32(2))
+    at_step(2)
     assert run._cache_size() == 1  # another step, other states: the same program
 
 

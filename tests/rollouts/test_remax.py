@@ -1,13 +1,13 @@
 """A greedy completion beside each group: it is greedy, and the group is what it would have been."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_tok.rollouts.extend import Engine
-from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.rollouts.remax import remax
 from tests import tiny
+from tests.rollouts.running import keys_of
 
 PROMPTS, GROUP, SIZE, LIMIT, ENDS = 4, 3, 5, 8, (0, 1, 2)
 MODEL = tiny.model(tied=False, layers=1)
@@ -16,7 +16,7 @@ WEIGHTS = tiny.weights(MODEL)
 
 def test_a_greedy_completion_stands_beside_the_independent_ones():
     prompts = tiny.prompts(PROMPTS, SIZE)
-    keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(GROUP))
+    keys = keys_of(prompts, GROUP)
 
     @jax.jit
     def run(prompts, sampling, greedy):

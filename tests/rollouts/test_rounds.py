@@ -10,21 +10,17 @@ import pytest
 
 from jaxrl_tok.rollouts.dars import dars
 from jaxrl_tok.rollouts.extend import Engine
-from jaxrl_tok.rollouts.generate import generate, request_keys
+from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.rollouts.rounds import requested
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import method_program
+from jaxrl_tok.train.programs import Decoding, rollout_program
 from tests import tiny
+from tests.rollouts.running import keys_of, sharp
 
 PROMPTS, GROUP, SIZE, LIMIT, ENDS = 4, 5, 5, 8, (0, 1, 2)
 MODEL = tiny.model(tied=False, layers=1)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
-
-
-def keys_of(prompts, group, step=1):
-    return request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(step), prompts.ids, jnp.arange(group))
+WEIGHTS = sharp(MODEL)
 
 
 def sampling(wanted):
@@ -95,7 +91,7 @@ def test_a_second_phase_goes_on_where_the_first_one_ended():
     """On four devices, a prompt each: samples 0 and 1, then some of 2 to 4, are the first of a group of more."""
     mesh = make_mesh({"data": -1}, jax.devices())
     method = functools.partial(dars, first=2)
-    run = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=20)
+    run = rollout_program(MODEL, mesh, Decoding(seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=20), method)
     place = np.arange(GROUP)[None]
     more = np.array([[0], [3], [1], [2]])
     whole = jax.tree.map(lambda x: x[:, :GROUP], plain(GROUP + 2))

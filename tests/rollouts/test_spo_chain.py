@@ -1,24 +1,23 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
+from jaxrl_tok.rollouts import check
 from jaxrl_tok.rollouts.extend import Engine, nothing_contains
-from jaxrl_tok.rollouts.generate import request_keys
-from jaxrl_tok.rollouts.spo_chain import check, spo_chain
+from jaxrl_tok.rollouts.spo_chain import spo_chain
 from tests import tiny
+from tests.rollouts.running import keys_of, sharp
 
 MODEL = tiny.model(tied=False, layers=1)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 4 * WEIGHTS["head"]
+WEIGHTS = sharp(MODEL, 4)
 
 
 def test_it_cuts_at_every_second_uncertain_token():
     @jax.jit
     def run(prompts, sampling):
         engine = Engine.read(WEIGHTS, MODEL, prompts, max_tokens=8, end_ids=(), slots=50)
-        keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(2))
+        keys = keys_of(prompts, 2)
         return spo_chain(engine, keys, sampling, samples=1, segments=4, threshold=0.7, interval=2)
 
     sampled = jax.device_get(run(tiny.prompts(4, 5), tiny.sampling((4, 2), 8)))
@@ -38,7 +37,7 @@ def test_it_cuts_at_every_second_uncertain_token():
     ],
 )
 def test_what_gives_no_values_is_refused(hyper, words):
-    check(8, 64, nothing_contains)
+    check("spo_chain", 8, 64, nothing_contains)
     with pytest.raises(ConfigError) as error:
-        check(8, 64, nothing_contains, **hyper)
+        check("spo_chain", 8, 64, nothing_contains, **hyper)
     assert words in str(error.value)

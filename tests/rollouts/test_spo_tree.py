@@ -10,17 +10,15 @@ import pytest
 
 from jaxrl_tok.advantages import spo_tree as advantages_of
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import CHECKS
+from jaxrl_tok.rollouts import check
 from jaxrl_tok.rollouts.extend import Engine, nothing_contains
-from jaxrl_tok.rollouts.generate import generate, request_keys
-from jaxrl_tok.rollouts.spo_tree import check, spo_tree
+from jaxrl_tok.rollouts.generate import generate
+from jaxrl_tok.rollouts.spo_tree import spo_tree
 from jaxrl_tok.scores import leaf_rewards
-from jaxrl_tok.sharding.mesh import make_mesh
-from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import method_program
 from jaxrl_tok.train.score import score
 from jaxrl_tok.types import Prompts
 from tests import tiny
+from tests.rollouts.running import keys_of, on_all_devices, sampled, sharp
 from tests.rollouts.toy import chi_square, toy
 
 SLOW = pytest.mark.slow
@@ -28,24 +26,15 @@ PROMPTS, SIZE, LIMIT, ENDS, SEGMENT = 4, 5, 10, (0, 1, 2), 3
 BRANCHES = (3, 2, 2)
 GROUP = 12
 MODEL = tiny.model(tied=False, layers=1)
-WEIGHTS = tiny.weights(MODEL)
-WEIGHTS["head"] = 2 * WEIGHTS["head"]
-
-
-def keys_of(prompts, group, step=1):
-    return request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(step), prompts.ids, jnp.arange(group))
+WEIGHTS = sharp(MODEL)
 
 
 @functools.cache
 def grown(branches=BRANCHES, slots=48, top_p=0.9):
-    @jax.jit
-    def run(prompts, sampling):
-        engine = Engine.read(WEIGHTS, MODEL, prompts, max_tokens=LIMIT, end_ids=ENDS, slots=slots)
-        keys = keys_of(prompts, sampling.limit.shape[1])
-        return spo_tree(engine, keys, sampling, branches=branches, segment_tokens=SEGMENT)
-
-    shape = (PROMPTS, int(np.prod(branches)))
-    return jax.device_get(run(tiny.prompts(PROMPTS, SIZE), tiny.sampling(shape, LIMIT, 0.9, top_p=top_p)))
+    method = functools.partial(spo_tree, branches=branches, segment_tokens=SEGMENT)
+    asked = tiny.sampling((PROMPTS, int(np.prod(branches))), LIMIT, 0.9, top_p=top_p)
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": slots}
+    return sampled(method, MODEL, WEIGHTS, tiny.prompts(PROMPTS, SIZE), asked, **how)
 
 
 def assert_same(a, b):
@@ -81,13 +70,12 @@ def test_slots_change_nothing(slots):
 def test_one_device_and_four_give_the_same_tree():
     prompts, sampling = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, 0.9, top_p=0.9)
     method = functools.partial(spo_tree, branches=BRANCHES, segment_tokens=SEGMENT)
-    mesh = make_mesh({"data": -1}, jax.devices())
-    run = method_program(method, MODEL, mesh, seed=5, max_tokens=LIMIT, end_ids=ENDS, slots=20)
-    placed = replicate(WEIGHTS, mesh), *shard_batch((prompts, sampling), mesh), jnp.int32(0)
-    found = jax.device_get(run(*placed, jnp.int32(1)))
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 20}
+    run, at_step = on_all_devices(method, MODEL, WEIGHTS, prompts, sampling, **how)
+    found = at_step(1)
     assert_same(found.rollouts, grown().rollouts)
     jax.tree.map(np.testing.assert_array_equal, found.fields, grown().fields)
-    run(*placed, jnp.int32(2))
+    at_step(2)
     assert run._cache_size() == 1  # another step, other ends of nodes: the same program
 
 
@@ -202,8 +190,7 @@ def test_each_leaf_is_distributed_as_an_independent_completion():
 )
 def test_a_tree_that_does_not_fit_is_refused(group, tokens, hyper, words):
     with pytest.raises(ConfigError) as error:
-        check(group, tokens, nothing_contains, **hyper)
+        check("spo_tree", group, tokens, nothing_contains, **hyper)
     assert words in str(error.value) and "\n" not in str(error.value)
-    check(216, 201, nothing_contains)
-    check(5, 1, nothing_contains, branches=[5])
-    assert CHECKS["spo_tree"] is check
+    check("spo_tree", 216, 201, nothing_contains)
+    check("spo_tree", 5, 1, nothing_contains, branches=[5])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts.vine_ppo import check, step_starts
+from jaxrl_tok.rollouts import check
+from jaxrl_tok.rollouts.vine_ppo import step_starts
 
 
 def contains(text):
@@ -29,7 +30,7 @@ def test_a_step_begins_behind_a_line_and_the_end_token_begins_none():
     ],
 )
 def test_what_gives_no_values_is_refused(hyper, words):
-    check(8, 64, contains)
+    check("vine_ppo", 8, 64, contains)
     with pytest.raises(ConfigError) as error:
-        check(8, 64, contains, **hyper)
+        check("vine_ppo", 8, 64, contains, **hyper)
     assert words in str(error.value)

@@ -7,19 +7,19 @@ import threading
 from typing import Any
 
 from jaxrl_tok import cli
-from jaxrl_tok.train import rl, rounds
+from jaxrl_tok.train import drawn, rl
 
 
 def main() -> None:
     """Runs the command; a millisecond into the sampling of a batch behind so many it is killed."""
-    batches, sample = int(sys.argv.pop(1)), rounds.drawn
+    batches, sample = int(sys.argv.pop(1)), drawn.drawn
     begun = done = 0
 
     def kill(batch: int) -> None:
         if done < batch:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def sampled(*arguments: Any) -> rounds.Drawn:
+    def sampled(*arguments: Any) -> drawn.Drawn:
         nonlocal begun, done
         begun += 1
         if begun > batches:

@@ -54,6 +54,21 @@ def test_rewards_are_the_weighted_sum_of_their_parts(folder):
         np.testing.assert_allclose(row["reward"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_run_ends_with_the_step_that_samples_the_last_of_its_tokens(folder, tmp_path, capsys):
+    whole = [line["num_sampled_tokens"] for line in read_lines(folder / "metrics.jsonl")[1:]]
+    lengths = [line["completions/mean_length"] for line in read_lines(folder / "metrics.jsonl")[1:]]
+    np.testing.assert_allclose(np.diff([0, *whole]), 16 * np.array(lengths), rtol=1e-6)
+    sets = [f"run.dir={tmp_path}", f"run.max_sampled_tokens={whole[3]}"]
+    assert session.train(RUN, sets) == 0
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["num_sampled_tokens"] for line in lines[1:]] == whole[:4]
+    assert "eval/greedy" in lines[4] and (tmp_path / "checkpoints" / "8").is_dir()  # 4 steps of the warm-up, 4 of these
+    # The same command once more has nothing to do.
+    assert session.train(RUN, sets) == 0
+    assert len(read_lines(tmp_path / "metrics.jsonl")) == 5 and "finished" in capsys.readouterr().out
+
+
 def test_the_resolved_config_loads_to_the_same_run(folder):
     assert load_run(folder / "config.toml") == load_run(RUN, [f"run.dir={folder}"])
 

@@ -1,4 +1,4 @@
-"""A rollout batch that is sampled in rounds: the rewards of each say what the next one samples."""
+"""How a step comes to its completions: all in one call, in chunks of decode steps, or in rounds that rewards decide."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train.build import Stage, sampling
 from jaxrl_tok.train.judge import Judging, rewards_of
 from jaxrl_tok.train.programs import TRAIN, Chunks
-from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampled, Sampling
+from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampling
 
 if TYPE_CHECKING:
     from jaxrl_tok.train.loop import Loop
@@ -27,10 +27,12 @@ class Drawn:
 
     questions: Questions
     prompts: Prompts  # on the devices
-    sampled: Sampled  # on the devices
+    rollouts: Rollouts  # on the devices
     host: Rollouts
     tokens: int  # that were sampled
     prompt_tokens: int  # of their prompts, once for each completion
+    fields: dict[str, Leaf] = dataclasses.field(default_factory=dict)  # and probes: as a method of rollouts gave them
+    probes: Any = None
     rewards: RewardBatch | None = None  # where it took them to sample
     judging: Judging | None = None  # of completions that were handed over as they ended
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -46,14 +48,18 @@ def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:
     arguments = (loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
     if loop.built.chunks is not None:
         return drawn_in_chunks(loop, questions, loop.built.chunks, *arguments)
-    if loop.built.method is None:
-        rollouts, _ = loop.built.rollout(*arguments)
-        sampled = Sampled(rollouts, {}, None)
-    else:
-        sampled = loop.built.method(*arguments)
+    sampled = (loop.built.method or loop.built.rollout)(*arguments)
     host: Rollouts = to_host(sampled.rollouts)
-    tokens = int((host.mask if sampled.tokens is None else to_host(sampled.tokens)).sum())
-    return Drawn(questions, prompts, sampled, host, tokens, _prompt_tokens(questions, host))
+    return Drawn(
+        questions,
+        prompts,
+        sampled.rollouts,
+        host,
+        int(to_host(sampled.tokens).sum()),
+        _prompt_tokens(questions, host),
+        fields=sampled.fields,
+        probes=sampled.probes,
+    )
 
 
 def drawn_in_chunks(
@@ -81,7 +87,7 @@ def drawn_in_chunks(
         judging.close()
         raise
     tokens, prompt_tokens = int(host.mask.sum()), _prompt_tokens(questions, host)
-    return Drawn(questions, prompts, Sampled(rollouts, {}, None), host, tokens, prompt_tokens, judging=judging)
+    return Drawn(questions, prompts, rollouts, host, tokens, prompt_tokens, judging=judging)
 
 
 def drawn_in_rounds(loop: "Loop", stage: Stage, step: int) -> Drawn:
@@ -103,7 +109,7 @@ def drawn_in_rounds(loop: "Loop", stage: Stage, step: int) -> Drawn:
     return Drawn(
         batch.questions,
         placed[0],
-        Sampled(placed[1], {}, None),
+        placed[1],
         batch.host,
         batch.tokens,
         batch.prompt_tokens,

@@ -15,9 +15,9 @@ from jaxrl_tok.rewards.batch import RewardBatch
 from jaxrl_tok.rollouts.rounds import Round
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.train.build import Stage
+from jaxrl_tok.train.drawn import drawn
 from jaxrl_tok.train.loop import Loop
 from jaxrl_tok.train.recipe import build_recipe
-from jaxrl_tok.train.rounds import drawn
 from jaxrl_tok.types import Rollouts, Sampled
 from tests.train.processes import RUN
 
@@ -104,7 +104,7 @@ def test_later_rounds_fill_places_and_fresh_prompts_take_the_rows_of_others(tmp_
     assert found.host.mask.sum(-1).tolist() == [[1, 2, 3], [0, 2, 0]]
     np.testing.assert_array_equal(found.host.truncated, [[False, False, True], [False, False, False]])
     assert found.host.sampler_logprobs[..., 0].tolist() == [[-1, -1, -1], [0, -3, 0]]
-    jax.tree.map(np.testing.assert_array_equal, found.sampled.rollouts, found.host)
+    jax.tree.map(np.testing.assert_array_equal, found.rollouts, found.host)
     np.testing.assert_array_equal(found.rewards.rewards, [0, 0, 0, 0, 2, 0])
     np.testing.assert_array_equal(found.rewards.valid, [1, 1, 1, 0, 1, 0])
     assert found.rewards.sample_outcomes == ["scored"] * 3 + ["absent", "scored", "absent"]
