@@ -47,6 +47,7 @@ def test_adding_waits_for_no_reward(pool):
 
 def test_what_is_scored_while_others_are_to_come_is_there_before_them(pool):
     stream = Stream(pool, PROMPTS, {"do": ["score"] * 8})
+    time.sleep(0.1)  # until it waits for what comes
     stream.add([3, 5], ["4", "6"])
     end = time.monotonic() + 20
     while (stream._board.outcome == "scored").sum() != 2:
@@ -84,8 +85,9 @@ def test_the_first_to_come_may_all_fail():
 
 def test_what_is_dropped_ends_and_leaves_the_pool_as_it_was(pool):
     stream = Stream(pool, PROMPTS, {"do": ["hang"] * 8})
-    stream.add([0], ["1"])
+    stream.add(range(8), COMPLETIONS)
     stream.close()
     stream.close()
     assert not stream._thread.is_alive()
+    assert (stream._board.outcome == "").any()  # what had not begun did not begin any more
     assert pool.score(["?"], ["2"], {"do": ["score"]}).rewards == [2.0]
