@@ -36,9 +36,9 @@ def dars_extra_samples(
     mean = masked.mean(rewards, valid, axis=1)[:, 0]
     accuracy = jnp.where(mean > 1e-6, mean, 0.5 / jnp.maximum(count, 1))
     hard = (accuracy < 0.5) & (count > 0)
-    accuracy = jnp.where(hard, accuracy, 0.5)
+    accuracy = jnp.where(hard, accuracy, 0.5)  # half solved, a group needs none
     weight = 2 * (1 - accuracy) if schedule == "hardness_weighted" else jnp.ones_like(accuracy)
     share = accuracy * (1 - accuracy)
     each, peak = (2 * jnp.sqrt(share), count) if std else (2 * share, count / 2)
     more = jnp.ceil((weight * peak - count * each) / each - ROUNDING)
-    return jnp.where(hard, jnp.clip(more, 0, most), 0).astype(jnp.int32)
+    return jnp.clip(more, 0, most).astype(jnp.int32)
