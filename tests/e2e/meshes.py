@@ -99,7 +99,7 @@ def step(devices: int, *sets: str) -> dict[str, dict[str, np.ndarray]]:
     """Rolls out, scores, assembles and updates once; returns every number that came out, by kind and name."""
     on = built(devices, *sets)
     prompts, asked, params = arguments(on)
-    rollouts, _ = on.rollout(params, prompts, asked, np.int32(programs.TRAIN), np.int32(1))
+    rollouts = on.rollout(params, prompts, asked, np.int32(programs.TRAIN), np.int32(1)).rollouts
     scores = on.score(params, prompts, rollouts, None, False)
     host = to_host(rollouts)
     rewards = (host.tokens.sum(-1) % 3 == 0).astype(np.float32)

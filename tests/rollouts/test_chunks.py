@@ -66,9 +66,13 @@ def compiled(caplog, function, *arguments):
     return found, sum("Compiling" in record.getMessage() for record in caplog.records)
 
 
-def assert_equal(a, b):
+def assert_same(a, b):
+    """Whole numbers are equal. Reals need not be: each processor has XLA fuse two programs as it pleases."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+        if x.dtype == np.float32:
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_chunks_of_any_size_sample_what_one_call_does(steps, slots, caplog):
     programs = chunk_programs(MODEL, mesh, Decoding(seed=5, **settings(slots, False)), steps)
     (rollouts, seen), count = compiled(caplog, in_chunks, programs, mesh)
     expected, taken = whole(slots)
-    assert_equal(rollouts, expected)
+    assert_same(rollouts, expected)
     assert len(seen) == -(-int(taken) // steps)
     assert count >= 3 and compiled(caplog, in_chunks, programs, mesh)[1] == 0
 
