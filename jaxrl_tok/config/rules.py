@@ -56,6 +56,11 @@ def _batch_rules(run: Run) -> list[tuple[str, bool, str]]:
             rollout.slots > completions,
             f"expected at most a step's {completions} completions",
         ),
+        (
+            "rollout.min_tokens",
+            rollout.min_tokens >= rollout.max_tokens,
+            f"expected less than rollout.max_tokens = {rollout.max_tokens}",
+        ),
     ]
 
 

@@ -125,6 +125,10 @@ class RolloutSection(Section):
     """Sample among tokens with at least this share of the likeliest one's probability; 0 = all."""
     stop: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Strings that end a completion, in evaluation too; the reward sees the text before."""
+    min_tokens: Natural = 0
+    """Tokens that a completion has at least before its end token, in training alone; 0 = off."""
+    bad_tokens: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Texts of one token each that are never sampled, in evaluation neither."""
 
 
 class RewardSection(OpenSection):

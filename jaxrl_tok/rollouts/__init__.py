@@ -23,8 +23,8 @@ ROLLOUTS: dict[str, Callable[..., Any]] = {
     "spo_tree": spo_tree.spo_tree,
     "vine_ppo": vine_ppo.vine_ppo,
 }
-# Those that decode by a loop of their own, which reads no stop strings.
-WITHOUT_STOPS = frozenset({"latr"})
+# Those that decode by a loop of their own, which knows neither stop strings nor what is left out of a draw.
+OWN_LOOP = frozenset({"latr"})
 # Hyperparameters that are text in a recipe and token ids in a call.
 TEXTS: dict[str, tuple[str, ...]] = {"brpo": ("close",)}
 CHECKS: dict[str, Callable[..., None]] = {

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.stop_strings import StopTable, advance
-from jaxrl_tok.samplers import draw
-from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
+from jaxrl_tok.samplers import draw, left_out, sampled_entropy
+from jaxrl_tok.types import Leaf, LeftOut, Prompts, Sampling, pytree
 
 # Forks draw the keys of their branches from numbers that no position of a token has.
 FORK = 1 << 30
@@ -53,6 +53,7 @@ class Engine:
     axis_name: str | tuple[str, ...] | None = None
     contains: Contains = nothing_contains
     stops: StopTable | None = None  # strings that end a completion as an end token does
+    left_out: LeftOut | None = None  # tokens that are never drawn
 
     @classmethod
     def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":
@@ -315,13 +316,14 @@ def _step(
     logits, cache = next_logits(engine, requests, request, state.token, state.length, state.cache)
     ask = jax.tree.map(lambda x: x[request], requests.sampling)
     position = state.length if requests.position is None else state.length + requests.position[request]
+    logits = left_out(logits, position, engine.left_out)
     drawn = draw(
         jax.vmap(jax.random.fold_in)(requests.keys[request], position),
         logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p,
     )  # fmt: skip
     token, logprob, threshold = _forced(requests, state.length, *drawn)
     length = state.length + 1
-    is_end, reached = _ends(state, engine, requests, request, token)
+    is_end, reached = _ends(state, engine, requests, request, position, token)
     done = state.live & (is_end | (length >= ask.limit))
 
     write = jnp.where(state.live, request, count)  # out of range = dropped
@@ -361,8 +363,13 @@ def _step(
     )
 
 
-def _ends(state: Loop, engine: Engine, requests: Requests, request: Array, token: Array) -> tuple[Array, Any]:
-    """Says which slots' new tokens end them; also returns their states of the stop table, where there is one."""
+def _ends(
+    state: Loop, engine: Engine, requests: Requests, request: Array, position: Array, token: Array
+) -> tuple[Array, Any]:
+    """Says which slots' new tokens end them; also returns their states of the stop table, where there is one.
+
+    Where a completion has too few tokens the state stays 0, so that a stop string counts only if it begins later.
+    """
     is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
     may_end = True if requests.forced is None else state.length >= requests.forced.shape[0]
     if engine.stops is None:
@@ -370,6 +377,9 @@ def _ends(state: Loop, engine: Engine, requests: Requests, request: Array, token
     begins = jnp.zeros_like(request) if requests.stop is None else requests.stop[request]
     before = state.stop[request, jnp.maximum(state.length - 1, 0)]
     reached, stops = advance(engine.stops, jnp.where(state.length == 0, begins, before), token)
+    if engine.left_out is not None and engine.left_out.minimum:
+        enough = position + 1 >= engine.left_out.minimum
+        reached, stops = jnp.where(enough, reached, 0), stops & enough
     return (is_end | stops) & may_end, reached
 
 
@@ -381,15 +391,3 @@ def _forced(requests: Requests, length: Array, token: Array, logprob: Array, thr
     now = length < size
     put = requests.forced[jnp.minimum(length, size - 1)]
     return jnp.where(now, put, token), jnp.where(now, 0, logprob), jnp.where(now, -jnp.inf, threshold)
-
-
-def sampled_entropy(
-    logits: Float[Array, "B V"], temperature: Float[Array, " B"], threshold: Float[Array, " B"]
-) -> Float[Array, " B"]:
-    """Returns the entropy, in nats, of what `draw` draws from: 0 at temperature 0."""
-    logprobs = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1)[:, None], axis=-1)
-    kept = logprobs >= threshold[:, None]
-    logprobs = jnp.where(kept, logprobs, -jnp.inf)
-    total = jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
-    entropy = -jnp.sum(jnp.where(kept, jnp.exp(logprobs - total) * (logprobs - total), 0), axis=-1)
-    return jnp.where(temperature > 0, entropy, 0)

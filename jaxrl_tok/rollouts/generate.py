@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Integer, Key
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.extend import Engine, Extended, Requests, extend, from_prompts
 from jaxrl_tok.rollouts.stop_strings import StopTable
-from jaxrl_tok.types import Prompts, Rollouts, Sampling
+from jaxrl_tok.types import LeftOut, Prompts, Rollouts, Sampling
 
 
 def request_keys(
@@ -43,17 +43,19 @@ def generate(
     refill: bool = True,
     axis_name: str | tuple[str, ...] | None = None,
     stops: StopTable | None = None,
+    left_out: LeftOut | None = None,
 ) -> tuple[Rollouts, Int[Array, ""]]:
     """Samples every completion; also returns how many decode steps it took.
 
     At most `slots` requests run at once. With `refill` a slot that ends takes the next waiting request at
     once; without, a new round of requests starts when all have ended. `axis_name` names the mesh axes inside
     `shard_map`: slots and requests are then those of the shard, and all shards make the same number of steps. A
-    completion also ends with the token that completes one of the strings of `stops`.
+    completion also ends with the token that completes one of the strings of `stops`. What is `left_out` is not drawn.
     """
     engine = Engine.read(
-        params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=slots, axis_name=axis_name, stops=stops
-    )
+        params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=slots,
+        axis_name=axis_name, stops=stops, left_out=left_out,
+    )  # fmt: skip
     done = extend(engine, independent(engine, keys, sampling), max_tokens, refill=refill)
     return as_rollouts(done, sampling), done.steps
 

@@ -5,6 +5,8 @@ from jaxrl_tok.samplers.bad_tokens import bad_tokens
 from jaxrl_tok.samplers.budget import budget
 from jaxrl_tok.samplers.cyclic_reflex import cyclic_reflex
 from jaxrl_tok.samplers.draw import draw as draw
+from jaxrl_tok.samplers.draw import sampled_entropy as sampled_entropy
+from jaxrl_tok.samplers.left_out import left_out as left_out
 from jaxrl_tok.samplers.min_p import min_p
 from jaxrl_tok.samplers.min_tokens import min_tokens
 from jaxrl_tok.samplers.temperature import temperature

@@ -33,7 +33,7 @@ def evaluate(
     asked = eval_sampling(len(questions.prompts), settings.samples, settings.temperature, built.run.rollout.max_tokens)
     prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
     placed = shard_batch((prompts, asked), built.mesh)
-    rollouts, _ = built.rollout(params, *placed, np.int32(EVAL), np.int32(0))
+    rollouts, _ = built.evaluation(params, *placed, np.int32(EVAL), np.int32(0))
     rollouts = to_host(rollouts)
     group = settings.samples + 1
     texts = completion_texts(rollouts, tokenizer, built.run.rollout.stop)

@@ -13,12 +13,12 @@ from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.rollouts import CHECKS, TEXTS, WITHOUT_STOPS
+from jaxrl_tok.rollouts import CHECKS, OWN_LOOP, TEXTS
 from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import CRITIC_ARRAYS, Recipe
-from jaxrl_tok.types import Sampled, TrainState
+from jaxrl_tok.types import LeftOut, Sampled, Sampling, TrainState
 
 
 def with_parts(base: models.Model, run: Run) -> models.Model:
@@ -64,8 +64,11 @@ def method_of(
     how = recipe.rollout
     if how is None:
         return None
-    if run.rollout.stop and how.name in WITHOUT_STOPS:
-        raise ConfigError(f"rollout.stop = {list(run.rollout.stop)}: expected [] with rollout = {how.name!r}")
+    if how.name in OWN_LOOP:
+        asked = {"stop": list(run.rollout.stop), "bad_tokens": list(run.rollout.bad_tokens)}
+        for key, value in (asked | {"min_tokens": run.rollout.min_tokens}).items():
+            if value:
+                raise ConfigError(f"rollout.{key} = {value}: expected {type(value)()} with rollout = {how.name!r}")
     contains = functools.partial(containing, tokenizer, model.vocab)
     try:
         encoded = _encoded(tokenizer, {key: how.own[key] for key in TEXTS.get(how.name, ()) if key in how.own})
@@ -103,6 +106,19 @@ def chunks_of(
     return programs.chunk_programs(model, mesh, steps=steps, **decoding)
 
 
+def sampling(run: Run, prompts: int) -> Sampling:
+    """Returns the training sampler's settings for every request of a batch."""
+    rollout = run.rollout
+    shape = (prompts, rollout.group)
+    return Sampling(
+        limit=np.full(shape, rollout.max_tokens, np.int32),
+        temperature=np.full(shape, rollout.temperature, np.float32),
+        top_k=np.full(shape, rollout.top_k, np.int32),
+        top_p=np.full(shape, rollout.top_p, np.float32),
+        min_p=np.full(shape, rollout.min_p, np.float32),
+    )
+
+
 def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
     """Returns what finds the run's stop strings among tokens, None where it has none.
 
@@ -119,6 +135,49 @@ def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
         return stop_table(run.rollout.stop, known)
     except ConfigError as error:
         raise ConfigError(f"rollout.stop: {error}") from None
+
+
+def left_out_of(run: Run, tokenizer: Vocabulary, vocab: int) -> LeftOut | None:
+    """Returns the tokens that the run never draws, None where it draws all.
+
+    Of a vocabulary of which only the size is known, as in a plan, as many tokens as there are texts.
+
+    Raises:
+      ConfigError: a text is not one token, or no token would be left.
+    """
+    texts, minimum = run.rollout.bad_tokens, run.rollout.min_tokens
+    if not texts and not minimum:
+        return None
+    if isinstance(tokenizer, Tokenizer):
+        ids = tuple(dict.fromkeys(_one_token(tokenizer, text) for text in texts))
+    else:
+        ids = tuple(range(len(texts)))
+    ends = tokenizer.eos_ids if minimum else ()
+    if len({*ids, *ends}) >= vocab:
+        key = "bad_tokens" if len(ids) >= vocab else "min_tokens"
+        raise ConfigError(f"rollout.{key}: of the {vocab} tokens none would be left; expected one that can be drawn")
+    return LeftOut(ids, ends, minimum)
+
+
+def _one_token(tokenizer: Tokenizer, text: str) -> int:
+    try:
+        ids = tokenizer.encode(text)
+    except DataError as error:
+        raise ConfigError(f"rollout.bad_tokens: {text!r}: {error}") from None
+    if len(ids) != 1:
+        pieces = [tokenizer.decode([i]) for i in ids]
+        raise ConfigError(f"rollout.bad_tokens: {text!r}: expected one token; it is {len(ids)}: {pieces}")
+    return ids[0]
+
+
+def evaluation_of(
+    rollout: Callable[..., Any], model: models.Model, mesh: Mesh, decoding: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Returns the program that samples in evaluation: that of training, but completions may end where they like."""
+    left = decoding["left_out"]
+    if left is None or not left.minimum:
+        return rollout
+    return programs.rollout_program(model, mesh, **{**decoding, "left_out": LeftOut(left.ids) if left.ids else None})
 
 
 def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:

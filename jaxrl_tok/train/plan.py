@@ -27,8 +27,9 @@ from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.train import hlo, parts
-from jaxrl_tok.train.build import Build, build, sampling
+from jaxrl_tok.train.build import Build, build
 from jaxrl_tok.train.chips import CPU, Chip, chip
+from jaxrl_tok.train.parts import sampling
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.tries import pack
@@ -214,7 +215,7 @@ class Step:
         thresholds = rollouts.keep_thresholds if built.filtered else None
         arrays = (prompts, fields, rollouts.temperature, thresholds)
         batch, _ = self.call("assemble", stage.assemble, state.method_state, *arrays)
-        batch = dataclasses.replace(batch, tries=tries)
+        batch = dataclasses.replace(batch, tries=tries, left_out=built.left_out)
         self.call("update", stage.update, state, batch, jnp.int32(0), calls=stage.updates)
 
     def call(self, name: str, program: Callable[..., Any], *arguments: Any, calls: int = 1, **options: Any) -> Any:

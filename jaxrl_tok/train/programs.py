@@ -23,7 +23,7 @@ from jaxrl_tok.train.recipe import Recipe
 from jaxrl_tok.train.rows import take
 from jaxrl_tok.train.score import Scores, distances, score
 from jaxrl_tok.train.step import train_step
-from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampled, Sampling, TrainState, Tries
+from jaxrl_tok.types import Batch, Leaf, LeftOut, Prompts, Rollouts, Sampled, Sampling, TrainState, Tries
 
 # Training, evaluation and the tokens' priorities draw from different streams of keys.
 TRAIN, EVAL, PRIORITY = 0, 1, 2
@@ -39,6 +39,7 @@ def rollout_program(
     slots: int,
     dtype: str | None = None,
     stops: StopTable | None = None,
+    left_out: LeftOut | None = None,
 ) -> Callable[..., tuple[Rollouts, Leaf]]:
     """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`.
 
@@ -55,7 +56,7 @@ def rollout_program(
         rollouts, steps = generate(
             params, model, prompts, keys, sampling,
             max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards) if slots else local,
-            axis_name=manual or None, stops=stops,
+            axis_name=manual or None, stops=stops, left_out=left_out,
         )  # fmt: skip
         return rollouts, steps[None]
 
@@ -73,6 +74,7 @@ def method_program(
     slots: int,
     dtype: str | None = None,
     stops: StopTable | None = None,
+    left_out: LeftOut | None = None,
     contains: Contains = nothing_contains,
 ) -> Callable[..., Sampled]:
     """Returns `f(params, prompts, sampling, stream, step) -> Sampled`: rollouts by a method of `rollouts/`.
@@ -86,7 +88,7 @@ def method_program(
         keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
         engine = Engine.read(
             params, model, prompts, max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards),
-            axis_name=manual or None, contains=contains, stops=stops,
+            axis_name=manual or None, contains=contains, stops=stops, left_out=left_out,
         )  # fmt: skip
         return method(engine, keys, sampling)
 
@@ -116,12 +118,13 @@ def chunk_programs(
     steps: int,
     dtype: str | None = None,
     stops: StopTable | None = None,
+    left_out: LeftOut | None = None,
 ) -> Chunks:
     """As `rollout_program`, in calls of `steps` decode steps each; at least one slot a shard."""
     manual = _manual(mesh)
     how: dict[str, Any] = {
         "max_tokens": max_tokens, "end_ids": end_ids, "slots": -(-slots // batch_shards(mesh)),
-        "axis_name": manual or None, "stops": stops,
+        "axis_name": manual or None, "stops": stops, "left_out": left_out,
     }  # fmt: skip
 
     def first(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
@@ -183,7 +186,7 @@ def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
     return PartitionSpec(*(tuple(name for name in part if name in axes) or None for part in parts))
 
 
-def score_program(model: models.Model, mesh: Mesh) -> Callable[..., Scores]:
+def score_program(model: models.Model, mesh: Mesh, left_out: LeftOut | None = None) -> Callable[..., Scores]:
     """Returns `f(params, prompts, rollouts, tries, filtered, statistics) -> Scores`; tries or None."""
 
     def run(
@@ -196,7 +199,7 @@ def score_program(model: models.Model, mesh: Mesh) -> Callable[..., Scores]:
     ) -> Scores:
         thresholds = rollouts.keep_thresholds if filtered else None
         sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
-        return score(params, model, prompts, *sampled, tries, statistics=statistics)
+        return score(params, model, prompts, *sampled, tries, left_out=left_out, statistics=statistics)
 
     return compiled(run, mesh, static_argnames=("filtered", "statistics"))
 

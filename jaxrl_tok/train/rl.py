@@ -46,7 +46,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
         known |= shard_batch(made, loop.built.mesh)
     clock.lap("time/reward")
     batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, known, step))
-    batch = dataclasses.replace(batch, tries=tries)
+    batch = dataclasses.replace(batch, tries=tries, left_out=loop.built.left_out)
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")

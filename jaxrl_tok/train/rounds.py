@@ -12,8 +12,9 @@ from jaxrl_tok.io.data import replaced
 from jaxrl_tok.rewards.batch import RewardBatch, overlaid
 from jaxrl_tok.rollouts.rounds import Round
 from jaxrl_tok.sharding.place import shard_batch, to_host
-from jaxrl_tok.train.build import Stage, sampling
+from jaxrl_tok.train.build import Stage
 from jaxrl_tok.train.judge import Judging, rewards_of
+from jaxrl_tok.train.parts import sampling
 from jaxrl_tok.train.programs import TRAIN, Chunks
 from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampled, Sampling
 

@@ -103,7 +103,7 @@ def _packed(
     here = [[p for p in range(len(tries)) if row[p] == r] for r in range(rows)]
     size = rounded(max(sum(len(tries[p].tokens) for p in own) for own in here))
     count = rounded(max(sum(len(tries[p].source) for p in own) for own in here))
-    tokens, node, before = (np.zeros((rows, n), np.int32) for n in (size, count, count))
+    tokens, node, before, place = (np.zeros((rows, n), np.int32) for n in (size, count, count, count))
     ends, positions = np.zeros((rows, size), np.int32), np.zeros((rows, size), np.int32)
     heat, real = np.ones((rows, count), temperature.dtype), np.zeros((rows, count), bool)
     kept = None if thresholds is None else np.full((rows, count), -np.inf, thresholds.dtype)
@@ -117,6 +117,7 @@ def _packed(
             tokens[r, start:stop] = trie.tokens
             parents[start:stop] = np.where(trie.parents < 0, -1, start + trie.parents)
             node[r, first:last] = np.arange(stop - len(trie.source), stop)
+            place[r, first:last] = trie.source % trie.scored.shape[1]
             heat[r, first:last] = temperature[p].reshape(-1)[trie.source]
             if kept is not None and thresholds is not None:
                 kept[r, first:last] = thresholds[p].reshape(-1)[trie.source]
@@ -125,4 +126,4 @@ def _packed(
         ends[r], positions[r] = tree_from_parents(parents)
         real[r, :first] = True
         before[r, :first] = parents[node[r, :first]]
-    return Tries(tokens, ends, positions, node, before, heat, kept, real, row, scored)
+    return Tries(tokens, ends, positions, node, before, place, heat, kept, real, row, scored)

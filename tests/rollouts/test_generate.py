@@ -14,6 +14,7 @@ from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
 from jaxrl_tok.train.programs import rollout_program
 from jaxrl_tok.train.score import score
+from jaxrl_tok.types import LeftOut
 from tests import tiny
 
 PROMPTS, GROUP, SIZE, LIMIT, END = 8, 2, 6, 12, 2
@@ -190,6 +191,53 @@ def test_the_trainer_gives_a_token_the_probability_it_was_drawn_with(temperature
             WEIGHTS, MODEL, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature
         )
         assert np.abs(np.where(rollouts.mask, without.logprobs - rollouts.sampler_logprobs, 0)).max() > 0.05
+
+
+LEFT_OUT = LeftOut((5, 11, 30), (END, 8), 6)
+
+
+@functools.cache
+def without(temperature, top_p, left=LEFT_OUT, stops=None):
+    """Completions without some tokens, which would else be among the likely ones."""
+    prompts, asked = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, temperature, top_p=top_p)
+    keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(GROUP))
+    options = {"max_tokens": LIMIT, "end_ids": (END, 8), "slots": 4, "left_out": left, "stops": stops}
+    return prompts, jax.jit(lambda: generate(WEIGHTS, MODEL, prompts, keys, asked, **options)[0])()
+
+
+def test_what_is_left_out_is_not_drawn_and_completions_have_their_minimum():
+    rollouts = jax.device_get(without(0.7, 1.0)[1])
+    free = jax.device_get(without(0.7, 1.0, None)[1])
+    assert not np.isin(rollouts.tokens[rollouts.mask], LEFT_OUT.ids).any()
+    assert np.isin(free.tokens[free.mask], LEFT_OUT.ids).any()
+    ends = np.isin(rollouts.tokens, LEFT_OUT.end_ids) & rollouts.mask
+    assert not ends[..., :6].any() and ends[..., 6:].any()
+    assert (free.mask.sum(-1) < 6).any()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8)])
+def test_the_trainer_knows_what_is_left_out(temperature, top_p):
+    prompts, rollouts = without(temperature, top_p)
+    thresholds = rollouts.keep_thresholds if top_p < 1 else None
+    sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
+    program = jax.jit(score, static_argnums=1, static_argnames="left_out")
+
+    def away(left):
+        scored = program(WEIGHTS, MODEL, prompts, *sampled, left_out=left)
+        return np.abs(np.where(rollouts.mask, scored.logprobs - rollouts.sampler_logprobs, 0)).max()
+
+    assert away(LEFT_OUT) < 1e-4
+    assert min(away(None), away(LeftOut(LEFT_OUT.ids)), away(LeftOut((), LEFT_OUT.end_ids, 6))) > 0.01
+
+
+def test_a_stop_string_counts_from_the_minimum_on():
+    """Every token is the string "a": a completion stops with the first token that the minimum lets it."""
+    table = stop_table(["a"], [b"a"] * 37)
+    lengths = np.asarray(without(1.0, 1.0, LeftOut((), (END, 8), 4), table)[1].mask).sum(-1)
+    np.testing.assert_array_equal(lengths, 4)
+    pairs = stop_table(["aa"], [b"a"] * 37)
+    lengths = np.asarray(without(1.0, 1.0, LeftOut((), (END, 8), 4), pairs)[1].mask).sum(-1)
+    np.testing.assert_array_equal(lengths, 5)  # it begins with the token that reaches the minimum
 
 
 def test_greedy_completions_are_the_argmax_of_the_full_model():
