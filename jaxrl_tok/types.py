@@ -75,7 +75,8 @@ class Rollouts:
     truncated: Leaf  # bool[P, G], stopped by its limit
     sampler_logprobs: Leaf  # f32[P, G, T], of the distribution that was sampled
     keep_thresholds: Leaf  # f32[P, G, T], log-prob under which a token was filtered out, -inf = no filter
-    temperature: Leaf  # f32[P, G]
+    temperature: Leaf  # f32[P, G], or [P, G, T] where each token has its own
+    entropy: Leaf = None  # f32[P, G, T], of the policy's own distribution; there where temperatures go by it
 
 
 @pytree
@@ -135,7 +136,7 @@ class Batch:
 
     prompts: Prompts
     fields: dict[str, Leaf]  # by name in docs/notation.md, [P, G], [P, G, T] or scalar
-    temperature: Leaf  # f32[P, G]
+    temperature: Leaf  # f32[P, G], or [P, G, T] where each token has its own
     keep_thresholds: Leaf  # f32[P, G, T], or None when the sampler had no filter
     tries: Tries | None = None  # where the groups are scored as tries
     left_out: LeftOut | None = None  # what the sampler did not draw from

@@ -42,7 +42,9 @@ ASCII = "".join(map(chr, range(32, 127))) + "\n"
 # The axes of the mesh, by how much crosses them.
 MESH_AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
-# The recipe's single slots, in the order in which they act; losses are named tables beside them.
+# The recipe's single slots, in the order in which they act; losses are named tables beside them. Those of the rollouts
+# come before.
+ROLLOUT_SLOTS = ("rollout", "sampler")
 SLOTS = ("advantage", "reshape", "filter", "token_weight", "ratio", "clip")
 
 
@@ -175,6 +177,8 @@ class RecipeConfig(Section):
     rollout: Method | None = None
     """How completions are sampled other than once and independently: as a tree, with others from states inside, in
     rounds that the rewards decide."""
+    sampler: Method | None = None
+    """What gives each token a temperature of its own, in training."""
     advantage: Method | None = None
     """What credit each token gets."""
     reshape: Method | None = None

@@ -8,7 +8,7 @@ keeps once more, so that of a completion nothing but its keys and values has to 
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.stop_strings import StopTable, advance
-from jaxrl_tok.samplers import draw, left_out, sampled_entropy
+from jaxrl_tok.samplers import draw, left_out, next_token_entropy, sampled_entropy
+from jaxrl_tok.scores.normalized_entropy import EntropyScale
 from jaxrl_tok.types import Leaf, LeftOut, Prompts, Sampling, pytree
 
 # Forks draw the keys of their branches from numbers that no position of a token has.
@@ -32,6 +33,10 @@ Contains = Callable[[str | re.Pattern[str]], np.ndarray]
 def nothing_contains(text: str | re.Pattern[str]) -> np.ndarray:
     """What is known of tokens without a tokenizer."""
     return np.zeros(0, bool)
+
+
+# From the entropy of the policy's own distribution [B] and the request's temperature [B] to the token's own.
+Temper = Callable[[Array, Array, EntropyScale], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Engine:
     contains: Contains = nothing_contains
     stops: StopTable | None = None  # strings that end a completion as an end token does
     left_out: LeftOut | None = None  # tokens that are never drawn
+    temper: Temper | None = None  # where each token has a temperature of its own
+    scale: EntropyScale | None = None  # that it goes by
 
     @classmethod
     def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":
@@ -95,6 +102,9 @@ class Extended(NamedTuple):
     steps: Int[Array, ""]
     entropies: Float[Array, "N T"] | None  # of the distribution drawn from
     cache: Any  # by request, where it was to be kept
+    # Where each token has a temperature of its own.
+    temperatures: Float[Array, "N T"] | None = None
+    policy_entropies: Float[Array, "N T"] | None = None  # of softmax(logits)
 
 
 def from_prompts(engine: Engine, prompt_of: Int[Array, " N"], keys: Key[Array, " N"], sampling: Sampling) -> Requests:
@@ -151,32 +161,6 @@ def branch_keys(keys: Key[Array, " N"], position: Int[Array, " N"], branch: Int[
     return jnp.where(branch == 0, keys, fold(fold(keys, FORK + position), branch))
 
 
-def spliced(first: Extended, row: Int[Array, " N"], kept: Int[Array, " N"], rest: Extended) -> Extended:
-    """Returns whole completions: the first `kept[n]` tokens of `first`'s row `row[n]`, then those of `rest`'s row n."""
-    at = jnp.arange(rest.tokens.shape[1], dtype=jnp.int32)[None]
-    before = jnp.minimum(at[0], first.tokens.shape[1] - 1)
-    behind = jnp.maximum(at - kept[:, None], 0)
-
-    def whole(name: str) -> Array:
-        own = jnp.take_along_axis(getattr(rest, name), behind, axis=1)
-        return jnp.where(at < kept[:, None], getattr(first, name)[row][:, before], own)
-
-    found = {name: whole(name) for name in ("tokens", "logprobs", "thresholds")}
-    return rest._replace(**found, lengths=kept + rest.lengths, entropies=None, cache=None)
-
-
-def beside(parts: Sequence[Extended], groups: int) -> Extended:
-    """Lays completions side by side: of each part so many that each of the groups has as many, the first's first."""
-
-    def joined(name: str) -> Array:
-        grouped = [getattr(part, name).reshape(groups, -1, *getattr(part, name).shape[1:]) for part in parts]
-        whole = jnp.concatenate(grouped, axis=1)
-        return whole.reshape(-1, *whole.shape[2:])
-
-    found = {name: joined(name) for name in ("tokens", "logprobs", "thresholds", "lengths", "ended")}
-    return parts[0]._replace(**found, entropies=None, cache=None)
-
-
 class Loop(NamedTuple):
     """State of the decode loop: B slots, N requests, T tokens a request."""
 
@@ -195,6 +179,8 @@ class Loop(NamedTuple):
     stop: Any  # i32[N, T], the state of the stop table behind each token, or None
     steps: Array  # i32[], passes through the loop
     busy: Array  # bool[], whether any slot of any device is live
+    temperatures: Any  # f32[N, T], or None
+    policy_entropies: Any  # f32[N, T], or None
 
 
 def extend(
@@ -263,6 +249,8 @@ def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any
         stop=None if engine.stops is None else jnp.zeros((count, size), jnp.int32),
         steps=jnp.int32(0),
         busy=jnp.bool_(True),
+        temperatures=None if engine.temper is None else jnp.ones((count, size), jnp.float32),
+        policy_entropies=None if engine.temper is None else jnp.zeros((count, size), jnp.float32),
     )
     # Inside shard_map a loop's carry must vary over the mesh from the start as it does after a step.
     if engine.axis_name is not None:
@@ -316,18 +304,16 @@ def _step(
     logits, cache = next_logits(engine, requests, request, state.token, state.length, state.cache)
     ask = jax.tree.map(lambda x: x[request], requests.sampling)
     position = state.length if requests.position is None else state.length + requests.position[request]
+    write, at = jnp.where(state.live, request, count), state.length  # out of range = dropped
+    ask, tempered = _tempered(state, engine, ask, logits, write)
     logits = left_out(logits, position, engine.left_out)
-    drawn = draw(
-        jax.vmap(jax.random.fold_in)(requests.keys[request], position),
-        logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p,
-    )  # fmt: skip
+    keys = jax.vmap(jax.random.fold_in)(requests.keys[request], position)
+    drawn = draw(keys, logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p)
     token, logprob, threshold = _forced(requests, state.length, *drawn)
     length = state.length + 1
     is_end, reached = _ends(state, engine, requests, request, position, token)
     done = state.live & (is_end | (length >= ask.limit))
 
-    write = jnp.where(state.live, request, count)  # out of range = dropped
-    at = state.length
     entropies = state.entropies
     if entropy:
         entropies = entropies.at[write, at].set(sampled_entropy(logits, ask.temperature, threshold), mode="drop")
@@ -360,7 +346,20 @@ def _step(
         stop=None if engine.stops is None else state.stop.at[write, at].set(reached, mode="drop"),
         steps=state.steps + 1,
         busy=busy,
+        **tempered,
     )
+
+
+def _tempered(
+    state: Loop, engine: Engine, ask: Sampling, logits: Array, write: Array
+) -> tuple[Sampling, dict[str, Array | None]]:
+    """Gives each slot's token a temperature of its own, and writes it down, where that is how it is sampled."""
+    if engine.temper is None:
+        return ask, {"temperatures": None, "policy_entropies": None}
+    entropy = next_token_entropy(logits)
+    ask = dataclasses.replace(ask, temperature=engine.temper(entropy, ask.temperature, engine.scale))
+    new = {"temperatures": ask.temperature, "policy_entropies": entropy}
+    return ask, {name: getattr(state, name).at[write, state.length].set(x, mode="drop") for name, x in new.items()}
 
 
 def _ends(

@@ -132,17 +132,10 @@ def build(
     mesh = make_mesh(sizes, used, slices=run.mesh.slices, slice_axis=run.mesh.slice_axis)
     _check_batch(run, batch_shards(mesh))
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
-    reference, left_out = parts.reference_of(model), parts.left_out_of(run, tokenizer, model.vocab)
+    decoding = parts.decoding_of(run, tokenizer, model.vocab, compute_dtype(run.train, platform))
+    left_out, reference = decoding["left_out"], parts.reference_of(model)
     score = programs.score_program(model, mesh, left_out)
-    decoding: dict[str, Any] = {
-        "seed": run.run.seed,
-        "max_tokens": run.rollout.max_tokens,
-        "end_ids": tokenizer.eos_ids,
-        "slots": run.rollout.slots or run.rollout.prompts * run.rollout.group,
-        "dtype": compute_dtype(run.train, platform),
-        "stops": parts.stops_of(run, tokenizer),
-        "left_out": left_out,
-    }
+    rollout, evaluation = parts.rollout_of(main.recipe, model, mesh, decoding)
     return Build(
         run=run,
         base=base,
@@ -151,8 +144,8 @@ def build(
         mesh=mesh,
         warmup=warmup,
         main=main,
-        rollout=(rollout := programs.rollout_program(model, mesh, **decoding)),
-        evaluation=parts.evaluation_of(rollout, model, mesh, decoding),
+        rollout=rollout,
+        evaluation=evaluation,
         method=parts.method_of(run, main.recipe, model, mesh, tokenizer, decoding),
         chunks=parts.chunks_of(run, main.recipe, model, mesh, decoding),
         score=score,

@@ -14,6 +14,7 @@ from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
 from jaxrl_tok.rollouts import CHECKS, OWN_LOOP, TEXTS
+from jaxrl_tok.rollouts.extend import Temper
 from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
@@ -103,7 +104,7 @@ def chunks_of(
         return None
     if recipe.rollout is not None:
         raise ConfigError(f"rollout.chunk = {steps}: expected 0 with rollout = {recipe.rollout.name!r}")
-    return programs.chunk_programs(model, mesh, steps=steps, **decoding)
+    return programs.chunk_programs(model, mesh, steps=steps, **decoding, temper=temper_of(recipe))
 
 
 def sampling(run: Run, prompts: int) -> Sampling:
@@ -170,14 +171,42 @@ def _one_token(tokenizer: Tokenizer, text: str) -> int:
     return ids[0]
 
 
-def evaluation_of(
-    rollout: Callable[..., Any], model: models.Model, mesh: Mesh, decoding: Mapping[str, Any]
-) -> Callable[..., Any]:
-    """Returns the program that samples in evaluation: that of training, but completions may end where they like."""
+def decoding_of(run: Run, tokenizer: Vocabulary, vocab: int, dtype: str) -> dict[str, Any]:
+    """Returns how completions are sampled, as all programs that do it take it."""
+    return {
+        "seed": run.run.seed,
+        "max_tokens": run.rollout.max_tokens,
+        "end_ids": tokenizer.eos_ids,
+        "slots": run.rollout.slots or run.rollout.prompts * run.rollout.group,
+        "dtype": dtype,
+        "stops": stops_of(run, tokenizer),
+        "left_out": left_out_of(run, tokenizer, vocab),
+    }
+
+
+def rollout_of(
+    recipe: Recipe, model: models.Model, mesh: Mesh, decoding: Mapping[str, Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the programs that sample independent completions in training, and in evaluation.
+
+    In evaluation completions end where they like, and each token has its request's temperature.
+    """
+    training = programs.rollout_program(model, mesh, **decoding, temper=temper_of(recipe))
     left = decoding["left_out"]
-    if left is None or not left.minimum:
-        return rollout
-    return programs.rollout_program(model, mesh, **{**decoding, "left_out": LeftOut(left.ids) if left.ids else None})
+    if recipe.sampler is None and (left is None or not left.minimum):
+        return training, training
+    left = LeftOut(left.ids) if left is not None and left.ids else None
+    return training, programs.rollout_program(model, mesh, **{**decoding, "left_out": left})
+
+
+def temper_of(recipe: Recipe) -> Temper | None:
+    """Returns what gives each token its temperature, None where its request does."""
+    return None if recipe.sampler is None else functools.partial(recipe.sampler.fn, **recipe.sampler.own)
+
+
+def scale_of(recipe: Recipe, state: TrainState) -> tuple[Any, ...]:
+    """Returns what the program of rollouts takes besides: the scale of the entropies of the batch before."""
+    return () if recipe.sampler is None else (state.method_state["sampler"],)
 
 
 def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:

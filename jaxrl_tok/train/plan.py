@@ -207,8 +207,9 @@ class Step:
             )
         )
         asked = self._placed(sampling(run, stage.prompts))
-        scalar = np.int32(0)
-        rollouts, _ = self.call("rollout", built.rollout, state.model_params, prompts, asked, np.int32(TRAIN), scalar)
+        arguments: tuple[Any, ...] = (state.model_params, prompts, asked, np.int32(TRAIN), np.int32(0))
+        arguments += parts.scale_of(stage.recipe, state)
+        rollouts, _ = self.call("rollout", built.rollout, *arguments)
         tries = self._tries()
         scored = self._scores(state, prompts, rollouts, tries)
         fields = self._fields(prompts, rollouts, scored)
@@ -305,6 +306,7 @@ class Step:
         if "priority" in reads:
             fields["priority"] = self.call("priority", self.built.priority, prompts.ids, rollouts.mask, np.int32(0))
         fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
+        fields |= {} if rollouts.entropy is None else {"sampler_entropy": rollouts.entropy}
         return fields | {"progress": np.float32(0), "step": np.int32(0)}
 
     def _placed(self, tree: Any) -> Any:

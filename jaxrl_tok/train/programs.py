@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts import chunks
-from jaxrl_tok.rollouts.extend import Contains, Engine, nothing_contains
+from jaxrl_tok.rollouts.extend import Contains, Engine, Temper, nothing_contains
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.rollouts.stop_strings import StopTable
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
@@ -40,8 +40,9 @@ def rollout_program(
     dtype: str | None = None,
     stops: StopTable | None = None,
     left_out: LeftOut | None = None,
+    temper: Temper | None = None,
 ) -> Callable[..., tuple[Rollouts, Leaf]]:
-    """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`.
+    """Returns `f(params, prompts, sampling, stream, step) -> (rollouts, decode steps)`, with `temper` of a scale too.
 
     `slots` are shared evenly by the shards of the batch; 0 = one for every request. The shards run apart, each on its
     part of the parameters' rollout layout: gathered along the model's width once a call, in `dtype`, that of the
@@ -49,14 +50,14 @@ def rollout_program(
     """
     manual, shards = _manual(mesh), batch_shards(mesh)
 
-    def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
+    def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf, scale: Any = None) -> Any:
         group = sampling.limit.shape[1]
         keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
         local = prompts.ids.shape[0] * group
         rollouts, steps = generate(
             params, model, prompts, keys, sampling,
             max_tokens=max_tokens, end_ids=end_ids, slots=-(-slots // shards) if slots else local,
-            axis_name=manual or None, stops=stops, left_out=left_out,
+            axis_name=manual or None, stops=stops, left_out=left_out, temper=temper, scale=scale,
         )  # fmt: skip
         return rollouts, steps[None]
 
@@ -98,8 +99,9 @@ def method_program(
 class Chunks(NamedTuple):
     """The programs of sampling in chunks: what `rollouts/chunks.py` has, compiled.
 
-    `first(params, prompts, sampling, stream, step) -> (read, state)`, then `chunk(prompts, read, state) -> (state,
-    progress)` as often as it takes, which reuses the state's buffers, and `result(read, state) -> rollouts`.
+    `first(params, prompts, sampling, stream, step) -> (read, state)`, with a scale where there is one, then
+    `chunk(prompts, read, state) -> (state, progress)` as often as it takes, which reuses the state's buffers, and
+    `result(read, state) -> rollouts`.
     """
 
     first: Callable[..., Any]
@@ -119,18 +121,19 @@ def chunk_programs(
     dtype: str | None = None,
     stops: StopTable | None = None,
     left_out: LeftOut | None = None,
+    temper: Temper | None = None,
 ) -> Chunks:
     """As `rollout_program`, in calls of `steps` decode steps each; at least one slot a shard."""
     manual = _manual(mesh)
     how: dict[str, Any] = {
         "max_tokens": max_tokens, "end_ids": end_ids, "slots": -(-slots // batch_shards(mesh)),
-        "axis_name": manual or None, "stops": stops, "left_out": left_out,
+        "axis_name": manual or None, "stops": stops, "left_out": left_out, "temper": temper,
     }  # fmt: skip
 
-    def first(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
+    def first(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf, scale: Any = None) -> Any:
         group = sampling.limit.shape[1]
         keys = request_keys(jnp.uint32(seed), stream, step, prompts.ids, jnp.arange(group))
-        return chunks.first(params, model, prompts, keys, sampling, **how)
+        return chunks.first(params, model, prompts, keys, sampling, scale, **how)
 
     def chunk(prompts: Prompts, read: chunks.Read, state: Any) -> Any:
         return chunks.chunk(read, state, model, prompts, steps=steps, **how)
@@ -156,7 +159,7 @@ def _manual(mesh: Mesh) -> tuple[str, ...]:
 
 
 def _by_shard(sample: Callable[..., Any], model: models.Model, mesh: Mesh, dtype: str | None) -> Callable[..., Any]:
-    """Runs `sample(params, prompts, sampling, stream, step)` on each shard of the batch; results lie by prompt."""
+    """Runs `sample(params, prompts, sampling, ...)` on each shard of the batch; results lie by prompt."""
     manual = _manual(mesh)
 
     def run(params: Any, *arrays: Any) -> Any:
@@ -167,7 +170,7 @@ def _by_shard(sample: Callable[..., Any], model: models.Model, mesh: Mesh, dtype
             return sample(params, *arrays)
         rows, whole = PartitionSpec(manual), PartitionSpec()
         own = jax.tree.map(lambda sharding: _only(sharding.spec, manual), wanted)
-        specs = {"in_specs": (own, rows, rows, whole, whole), "out_specs": rows}
+        specs = {"in_specs": (own, rows, rows, *[whole] * (len(arrays) - 2)), "out_specs": rows}
         return jax.shard_map(sample, axis_names={*manual}, **specs)(params, *arrays)
 
     return run

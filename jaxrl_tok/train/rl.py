@@ -130,6 +130,7 @@ def _fields(
     if "priority" in reads:
         fields["priority"] = loop.built.priority(prompts.ids, rollouts.mask, np.int32(step))
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | known
+    fields |= {} if rollouts.entropy is None else {"sampler_entropy": rollouts.entropy}
     fields |= {"progress": np.float32(step / max(stage.steps, 1)), "step": np.int32(step)}
     return fields, rollouts.temperature, rollouts.keep_thresholds if loop.built.filtered else None
 

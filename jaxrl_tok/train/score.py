@@ -57,7 +57,7 @@ def score(
     prompts: Prompts,
     tokens: Int[Array, "P G T"],
     mask: Bool[Array, "P G T"],
-    temperature: Float[Array, "P G"],
+    temperature: Float[Array, "P G"] | Float[Array, "P G T"],
     keep_thresholds: Float[Array, "P G T"] | None = None,
     tries: Tries | None = None,
     *,
@@ -132,7 +132,7 @@ def distances(
     prompts: Prompts,
     tokens: Int[Array, "P G T"],
     mask: Bool[Array, "P G T"],
-    temperature: Float[Array, "P G"],
+    temperature: Float[Array, "P G"] | Float[Array, "P G T"],
     tries: Tries | None = None,
     *,
     kinds: tuple[str, ...],
@@ -205,7 +205,8 @@ def _states(
         first = jnp.broadcast_to(prompt[:, None, -1:], (*completion.shape[:2], 1, completion.shape[-1]))
         hidden = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
         targets, balance, by_token = jnp.where(mask, tokens, -1), found.balance, masked
-        inverse = jnp.broadcast_to(_inverse(temperature)[:, :, None], tokens.shape)
+        heat = temperature if temperature.ndim == 3 else temperature[:, :, None]
+        inverse = jnp.broadcast_to(_inverse(heat), tokens.shape)
         place = jnp.broadcast_to(jnp.arange(tokens.shape[2], dtype=jnp.int32)[None, None], tokens.shape)
     else:
         assert isinstance(model, models.TrieModel)

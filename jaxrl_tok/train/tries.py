@@ -30,11 +30,12 @@ class _Trie(NamedTuple):
 def pack(prompts: Prompts, rollouts: Rollouts, *, filtered: bool = False, parts: int = 1, shards: int = 1) -> Tries:
     """Returns the tries of host arrays, in `shards` rows for each of the `parts` that every parts-th prompt makes.
 
-    Completions share a token when all before it are equal, and their temperature, and with `filtered` the thresholds of
+    Completions share a token when all before it are equal, and its temperature, and with `filtered` the thresholds of
     what was kept: the scores of such a token are then one. S and N are the fullest row's, rounded up by `rounded`.
     """
     thresholds = np.asarray(rollouts.keep_thresholds)
-    marks = [np.broadcast_to(np.asarray(rollouts.temperature)[:, :, None], rollouts.tokens.shape)]
+    heat = np.asarray(rollouts.temperature)
+    marks = [heat if heat.ndim == 3 else np.broadcast_to(heat[:, :, None], rollouts.tokens.shape)]
     marks += [thresholds] if filtered else []
     lengths, tokens, mask = (np.asarray(x) for x in (prompts.lengths, rollouts.tokens, rollouts.mask))
     tries = [

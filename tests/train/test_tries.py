@@ -231,6 +231,23 @@ def test_what_is_left_out_of_tries(filtered):
     assert np.abs(away).max() > 0.01 and (filtered or away.min() >= -1e-5)
 
 
+def test_temperatures_of_their_own_in_tries():
+    """By the token, so that completions share what they have alike: as it is where each goes by its entropy."""
+    model = tiny.model()
+    params = tiny.weights(model)
+    fields, (batch, before) = completions(), grouped("grpo")
+    heat = np.where(fields["tokens"] == 3, 0.5, 1.5).astype(np.float32)
+    sampled = (fields["tokens"], fields["mask"], fields["truncated"], fields["sampler_logprobs"])
+    packed = tries.pack(jax.tree.map(np.asarray, tiny.prompts(cases.PROMPTS, 5)), Rollouts(*sampled, heat, heat))
+    assert packed.real.sum() == before.tries.real.sum()
+    batches = [dataclasses.replace(batch, temperature=heat, tries=x) for x in (None, packed)]
+    plain, shared, other = (
+        jax.jit(score_batch, static_argnums=1)(params, model, x).logprobs for x in (*batches, batch)
+    )
+    np.testing.assert_allclose(shared, plain, rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(plain) - np.asarray(other)).max() > 0.1
+
+
 def test_statistics_values_and_distances_of_tries():
     """Everything that a scoring pass gives, of the same tokens."""
     model = tiny.model()
