@@ -110,12 +110,14 @@ class Board:
         self.values = np.full((count, functions), np.nan)
         self.outcome = np.full((count, functions), "", dtype=object)
         self.messages: dict[tuple[int, int], str] = {}  # (function, sample): why it crashed or was stopped
+        self.to_come = count  # samples without a task yet
         self.untried = [0] * functions  # chunks that had no answer yet
         self.tasks: list[Task] = []
         self._chunk, self._number = chunk, 0
 
     def add(self, samples: Sequence[int]) -> None:
         """Opens tasks for samples, each function's in the same chunks."""
+        self.to_come -= len(samples)
         for i in range(0, len(samples), self._chunk):
             for k in range(len(self.untried)):
                 heapq.heappush(self.tasks, Task(0, self._number, k, tuple(samples[i : i + self._chunk])))

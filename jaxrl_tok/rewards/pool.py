@@ -271,7 +271,8 @@ class RewardPool:
         return set(columns) if everything else named.intersection(columns)
 
     def _stop_if_hopeless(self, board: Board, k: int) -> None:
-        if self._answered[k] or board.answered(k) or board.untried[k]:
+        # What ends first may be what fails: of completions that are still sampled nothing is known.
+        if self._answered[k] or board.answered(k) or board.untried[k] or board.to_come:
             return
         failed = board.failed(k)
         if failed >= min(PROBES, len(board.outcome)):

@@ -1,5 +1,6 @@
 """One RL step: roll out, score, reward, assemble, update."""
 
+import contextlib
 import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,11 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
     rollouts = sampled.rollouts
     exists = host.mask.any(-1)
     clock.lap("time/rollout")
-    tries = _tries(loop, stage, questions, host)
-    # The scoring passes run on the device while the rewards run in their processes.
-    scored = _scores(loop, stage, prompts, rollouts, tries)
-    rewards, texts = _rewards(loop, found)
+    with contextlib.closing(found.judging) if found.judging else contextlib.nullcontext():
+        tries = _tries(loop, stage, questions, host)
+        # The scoring passes run on the device while the rewards run in their processes.
+        scored = _scores(loop, stage, prompts, rollouts, tries)
+        rewards, texts = _rewards(loop, found)
     known = sampled.fields | scored
     if sampled.probes is not None:
         assert stage.recipe.rollout is not None

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxrl_tok.rewards.stream import Stream
-from jaxrl_tok.train import rounds
+from jaxrl_tok.train import rl, rounds
 from tests.e2e.command import train, write
 from tests.e2e.test_rollouts import SMALL, described, finished, lines
 
@@ -43,14 +43,15 @@ def test_decoding_waits_for_no_reward(judge, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_failure_while_decoding_ends_the_scoring(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("module", "name"), [(rounds, "to_host"), (rl, "_scores")])
+def test_a_failure_beside_the_rewards_ends_the_scoring(module, name, tmp_path, monkeypatch):
     closed, close = [], Stream.close
     monkeypatch.setattr(Stream, "close", lambda self: (closed.append(self), close(self))[1])
 
-    def broken(tree):
+    def broken(*arguments):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(rounds, "to_host", broken)
+    monkeypatch.setattr(module, name, broken)
     with pytest.raises(RuntimeError, match="is gone"):
         train(write(tmp_path / "run", judge="slow"), *SMALL, "run.steps=1", "rollout.chunk=2")
     assert closed and not closed[0]._thread.is_alive()

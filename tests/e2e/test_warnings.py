@@ -53,6 +53,7 @@ def test_a_healthy_run_warns_of_nothing(warnings):
     assert all(step["frac_reward_zero_std"] < 0.5 for step in steps)
 
 
+@pytest.mark.slow
 def test_all_completions_truncated_and_then_no_end_token_in_three_steps(warnings):
     lines, steps = warnings("last_character", *ONE_TOKEN, "run.steps=2")
     assert [step["completions/clipped_ratio"] for step in steps] == [1, 1]

@@ -68,6 +68,20 @@ def test_a_broken_function_is_told_with_the_result_and_the_pool_goes_on():
             Stream(pool, PROMPTS, {"do": ["score"]})
 
 
+def test_the_first_to_come_may_all_fail():
+    prompts = [str(i) for i in range(12)]
+    do = {"do": ["raise"] * 8 + ["score"] * 4}
+    with RewardPool([RewardSpec("r", f"{HERE}:act")], workers=1, timeout=20.0, chunk=4) as pool:
+        stream = Stream(pool, prompts, do)
+        stream.add(range(8), prompts[:8])
+        end = time.monotonic() + 20
+        while (stream._board.outcome == "crashed").sum() != 8:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        stream.add(range(8, 12), prompts[8:])
+        assert stream.result().outcomes["r"] == {"scored": 4, "abstained": 0, "timed_out": 0, "crashed": 8}
+
+
 def test_what_is_dropped_ends_and_leaves_the_pool_as_it_was(pool):
     stream = Stream(pool, PROMPTS, {"do": ["hang"] * 8})
     stream.add([0], ["1"])

@@ -96,6 +96,7 @@ def test_temperatures_of_their_own_in_chunks(devices):
     assert rollouts.temperature.shape == rollouts.tokens.shape and rollouts.temperature[rollouts.mask].std() > 0.05
 
 
+@pytest.mark.slow
 def test_what_has_finished_is_whole_and_stays_so():
     mesh = make_mesh({"data": -1}, jax.devices()[:1])
     rollouts, seen = in_chunks(chunk_programs(MODEL, mesh, **settings(4, False), steps=3), mesh)

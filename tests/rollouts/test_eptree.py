@@ -105,6 +105,7 @@ def test_the_chains_are_the_independent_completions():
     np.testing.assert_array_equal(*(np.where(x.mask, x.tokens, 0) for x in (chains, plain)))
 
 
+@SLOW
 def test_branches_go_on_from_the_most_surprising_tokens():
     sampled = found()
     rollouts, (parent, start) = sampled.rollouts, family()
@@ -129,6 +130,7 @@ def test_branches_go_on_from_the_most_surprising_tokens():
     np.testing.assert_array_equal(sampled.tokens, own)
 
 
+@SLOW
 def test_nodes_by_who_shares_a_token():
     sampled = found()
     mask, ids = sampled.rollouts.mask, sampled.fields["node_ids"]
@@ -150,6 +152,7 @@ def test_nodes_by_who_shares_a_token():
     assert several > PROMPTS
 
 
+@SLOW
 def test_advantages_are_the_gain_over_root_and_parent():
     sampled = found()
     mask, ids, parents = (
@@ -171,6 +174,7 @@ def test_advantages_are_the_gain_over_root_and_parent():
                 np.testing.assert_allclose(result[p, g, t], expected, atol=1e-5)
 
 
+@SLOW
 def test_the_trainer_gives_every_token_its_log_prob():
     rollouts = found().rollouts
     arrays = (jnp.asarray(x) for x in (rollouts.tokens, rollouts.mask, rollouts.temperature))

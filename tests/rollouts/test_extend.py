@@ -126,9 +126,8 @@ def test_what_is_not_wanted_is_not_sampled():
     assert children.steps < children.lengths.sum() / 7 + LIMIT
 
 
-@pytest.mark.parametrize(
-    ("slots", "refill"), [(7, True), pytest.param(7, False, marks=SLOW), pytest.param(1, True, marks=SLOW)]
-)
+@pytest.mark.parametrize(("slots", "refill"), [(7, True), (7, False), (1, True)])
+@pytest.mark.slow
 def test_slots_and_refilling_change_nothing(slots, refill):
     _, many = forked()
     _, few = forked("plain", slots, refill)

@@ -84,6 +84,7 @@ def test_refilling_takes_fewer_steps_than_waiting_for_a_round():
     assert sampled(16, True)[2] == lengths.max()
 
 
+@pytest.mark.slow
 def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it():
     pieces = [bytes([65 + i]) for i in range(37)]
     asked, prompts = tiny.sampling((PROMPTS, GROUP), LIMIT), tiny.prompts(PROMPTS, SIZE)

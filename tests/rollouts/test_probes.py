@@ -107,6 +107,7 @@ def test_a_probe_is_as_likely_to_draw_as_the_trainer_says():
     assert again[long].mean() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [7])
 def test_slots_change_nothing(slots):
     (_, a), (_, b) = found(), found(slots)

@@ -90,6 +90,7 @@ def test_slots_change_nothing(slots):
     check(found(wanted, slots), wanted, plain(GROUP))
 
 
+@pytest.mark.slow
 def test_a_second_phase_goes_on_where_the_first_one_ended():
     """On four devices, a prompt each: samples 0 and 1, then some of 2 to 4, are the first of a group of more."""
     mesh = make_mesh({"data": -1}, jax.devices())

@@ -56,7 +56,8 @@ def assert_same(a, b):
         np.testing.assert_allclose(np.where(a.mask, x, 0), np.where(b.mask, y, 0), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("branches", [(GROUP, 1, 1), pytest.param((GROUP,), marks=SLOW)])
+@pytest.mark.parametrize("branches", [(GROUP, 1, 1), (GROUP,)])
+@pytest.mark.slow
 def test_with_one_branch_it_is_plain_sampling(branches):
     @jax.jit
     def plain(prompts, sampling):
