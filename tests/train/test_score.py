@@ -104,6 +104,7 @@ def test_greedy_completions_are_scored_at_temperature_one():
     np.testing.assert_array_equal(at[0].logprobs, at[1].logprobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [None, -4.5])
 @pytest.mark.parametrize("cap", [None, 3.0])
 def test_what_was_not_drawn_is_not_in_the_normaliser_nor_in_its_gradient(threshold, cap):
