@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,6 +25,19 @@ def test_logits_of_the_tokens_that_are_left_out_and_of_no_others(cap, headless):
     z = (raw if cap is None else cap * np.tanh(raw / cap)) * HEAT[..., None]
     wanted = np.stack([z[..., 4], np.where(PLACES < 2, z[..., 5], -np.inf)], axis=-1)
     np.testing.assert_allclose(got, np.where(VALID[..., None], wanted, -np.inf), rtol=1e-5)
+
+
+def test_what_is_not_valid_has_no_slope():
+    """It may be NaN, and neither it nor the head gets anything of it."""
+    hidden = jnp.asarray(np.where(VALID[..., None], HIDDEN, np.nan))
+
+    def total(hidden, head):
+        logits = logits_left_out(hidden, head, *map(jnp.asarray, (HEAT, VALID, PLACES)), LEFT)
+        return log_rest(logits, jnp.full(VALID.shape, 9.0)).sum()
+
+    of_hidden, of_head = jax.grad(total, (0, 1))(hidden, jnp.asarray(HEAD))
+    assert np.isfinite(of_head).all() and np.any(of_head[4]) and np.any(of_head[5]) and not np.any(of_head[:4])
+    np.testing.assert_array_equal(np.any(np.asarray(of_hidden), axis=-1), VALID)
 
 
 def test_the_rest_of_a_half_and_a_quarter_and_of_nothing():
