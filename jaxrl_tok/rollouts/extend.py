@@ -356,6 +356,7 @@ def _tempered(
     """Gives each slot's token a temperature of its own, and writes it down, where that is how it is sampled."""
     if engine.temper is None:
         return ask, {"temperatures": None, "policy_entropies": None}
+    assert engine.scale is not None
     entropy = next_token_entropy(logits)
     ask = dataclasses.replace(ask, temperature=engine.temper(entropy, ask.temperature, engine.scale))
     new = {"temperatures": ask.temperature, "policy_entropies": entropy}

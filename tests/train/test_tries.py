@@ -216,6 +216,7 @@ def test_experts_are_as_even_in_tries():
     np.testing.assert_allclose(packed, plain, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filtered", [False, True])
 def test_what_is_left_out_of_tries(filtered):
     model = tiny.model()
