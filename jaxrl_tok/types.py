@@ -56,6 +56,16 @@ class Sampling:
     min_p: Leaf  # f32[P, G], 0 = off
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """The tokens that were never drawn; a constant of the programs that know it, and no array."""
+
+    ids: tuple[int, ...] = ()
+    end_ids: tuple[int, ...] = ()  # besides, before a completion has `minimum` tokens
+    minimum: int = 0
+
+
 @pytree
 class Rollouts:
     """Completions of one batch of prompts and what the sampler knew of them."""
@@ -65,7 +75,8 @@ class Rollouts:
     truncated: Leaf  # bool[P, G], stopped by its limit
     sampler_logprobs: Leaf  # f32[P, G, T], of the distribution that was sampled
     keep_thresholds: Leaf  # f32[P, G, T], log-prob under which a token was filtered out, -inf = no filter
-    temperature: Leaf  # f32[P, G]
+    temperature: Leaf  # f32[P, G], or [P, G, T] where each token has its own
+    entropy: Leaf = None  # f32[P, G, T], of the policy's own distribution; there where temperatures go by it
 
 
 @pytree
@@ -80,6 +91,7 @@ class Tries:
     positions: Leaf  # i32[R, S], tokens before it on its path
     node: Leaf  # i32[R, N], the column of a scored token
     before: Leaf  # i32[R, N], the column of the token before it
+    place: Leaf  # i32[R, N], tokens of its completion before it
     temperature: Leaf  # f32[R, N], that it was sampled with
     keep_thresholds: Leaf  # f32[R, N], or None when the sampler had no filter
     real: Leaf  # bool[R, N]
@@ -124,9 +136,10 @@ class Batch:
 
     prompts: Prompts
     fields: dict[str, Leaf]  # by name in docs/notation.md, [P, G], [P, G, T] or scalar
-    temperature: Leaf  # f32[P, G]
+    temperature: Leaf  # f32[P, G], or [P, G, T] where each token has its own
     keep_thresholds: Leaf  # f32[P, G, T], or None when the sampler had no filter
     tries: Tries | None = None  # where the groups are scored as tries
+    left_out: LeftOut | None = None  # what the sampler did not draw from
 
 
 @pytree

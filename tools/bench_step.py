@@ -104,7 +104,7 @@ def take_step(bench: Bench, asked: "Prompts", step: int, lap: Callable[[str, Any
     import numpy as np
 
     from jaxrl_tok.sharding.place import shard_batch, to_host
-    from jaxrl_tok.train.build import sampling
+    from jaxrl_tok.train.parts import sampling
     from jaxrl_tok.train.programs import TRAIN
 
     built, stage, mesh = bench.built, bench.built.main, bench.built.mesh

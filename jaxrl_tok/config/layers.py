@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jaxrl_tok.config import toml
-from jaxrl_tok.config.schema import SLOTS
+from jaxrl_tok.config.schema import ROLLOUT_SLOTS, SLOTS
 
 Keys = tuple[str, ...]
 Table = dict[str, Any]
@@ -112,7 +112,7 @@ def _is_slot(path: Keys) -> bool:
         if path[: len(place)] == place:
             match path[len(place) :]:
                 case (slot,):
-                    return slot in ("rollout", *SLOTS)
+                    return slot in (*ROLLOUT_SLOTS, *SLOTS)
                 case ("loss", _) | ("loss", _, "reduction"):
                     return True
     return False

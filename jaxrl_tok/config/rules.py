@@ -1,6 +1,6 @@
 """What no field can say alone: the rules between the keys of a model, a recipe, a run."""
 
-from jaxrl_tok.config.schema import MESH_AXES, SLOTS, ModelConfig, OwnModelConfig, RecipeConfig, Run
+from jaxrl_tok.config.schema import MESH_AXES, ROLLOUT_SLOTS, SLOTS, ModelConfig, OwnModelConfig, RecipeConfig, Run
 
 Problem = tuple[tuple[str, ...], str]  # path of the key to blame, what was expected
 
@@ -27,7 +27,7 @@ def recipe_problems(recipe: RecipeConfig) -> list[Problem]:
     if recipe.source == "rollout":
         return []
     text = 'a recipe with source = "answers" has no rollouts and no rewards; leave it out'
-    return [((slot,), text) for slot in ("rollout", *SLOTS) if getattr(recipe, slot) is not None]
+    return [((slot,), text) for slot in (*ROLLOUT_SLOTS, *SLOTS) if getattr(recipe, slot) is not None]
 
 
 def run_problems(run: Run) -> list[Problem]:
@@ -55,6 +55,11 @@ def _batch_rules(run: Run) -> list[tuple[str, bool, str]]:
             "rollout.slots",
             rollout.slots > completions,
             f"expected at most a step's {completions} completions",
+        ),
+        (
+            "rollout.min_tokens",
+            rollout.min_tokens >= rollout.max_tokens,
+            f"expected less than rollout.max_tokens = {rollout.max_tokens}",
         ),
     ]
 

@@ -42,7 +42,9 @@ ASCII = "".join(map(chr, range(32, 127))) + "\n"
 # The axes of the mesh, by how much crosses them.
 MESH_AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
-# The recipe's single slots, in the order in which they act; losses are named tables beside them.
+# The recipe's single slots, in the order in which they act; losses are named tables beside them. Those of the rollouts
+# come before.
+ROLLOUT_SLOTS = ("rollout", "sampler")
 SLOTS = ("advantage", "reshape", "filter", "token_weight", "ratio", "clip")
 
 
@@ -125,6 +127,10 @@ class RolloutSection(Section):
     """Sample among tokens with at least this share of the likeliest one's probability; 0 = all."""
     stop: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Strings that end a completion, in evaluation too; the reward sees the text before."""
+    min_tokens: Natural = 0
+    """Tokens that a completion has at least before its end token, in training alone; 0 = off."""
+    bad_tokens: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Texts of one token each that are never sampled, in evaluation neither."""
 
 
 class RewardSection(OpenSection):
@@ -171,6 +177,8 @@ class RecipeConfig(Section):
     rollout: Method | None = None
     """How completions are sampled other than once and independently: as a tree, with others from states inside, in
     rounds that the rewards decide."""
+    sampler: Method | None = None
+    """What gives each token a temperature of its own, in training."""
     advantage: Method | None = None
     """What credit each token gets."""
     reshape: Method | None = None

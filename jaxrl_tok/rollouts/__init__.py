@@ -24,8 +24,8 @@ SUPPLIES: dict[str, frozenset[str]] = {
     name: getattr(module, "SUPPLIES", frozenset()) for name, module in _MODULES.items()
 }
 TEXTS: dict[str, tuple[str, ...]] = {name: getattr(module, "TEXTS", ()) for name, module in _MODULES.items()}
-# Those that read no stop strings: one decodes by a loop of its own, one puts text in that is not the policy's.
-WITHOUT_STOPS = frozenset({"brpo", "latr"})
+# Keys of [rollout] that a method does not know: one puts in text that is not the policy's, one has its own loop.
+REFUSED = {"brpo": ("stop",), "latr": ("stop", "bad_tokens", "min_tokens")}
 
 
 def check(name: str, group: int, max_tokens: int, contains: Contains, **hyper: Any) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.extend import Engine, Loop, begin, extended, go_on
 from jaxrl_tok.rollouts.generate import as_rollouts, independent
+from jaxrl_tok.scores.normalized_entropy import EntropyScale
 from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampling, pytree
 
 
@@ -24,6 +25,7 @@ class Read:
     cache: Any
     keys: Leaf  # key[P, G]
     sampling: Sampling
+    scale: Any = None  # EntropyScale, where temperatures go by one
 
 
 class Progress(NamedTuple):
@@ -36,12 +38,18 @@ class Progress(NamedTuple):
 
 
 def first(
-    params: Any, model: models.Model, prompts: Prompts, keys: Key[Array, "P G"], sampling: Sampling, **how: Any
+    params: Any,
+    model: models.Model,
+    prompts: Prompts,
+    keys: Key[Array, "P G"],
+    sampling: Sampling,
+    scale: EntropyScale | None = None,
+    **how: Any,
 ) -> tuple[Read, Loop]:
     """Returns what is read, and the state before the first step; `how` are the fields of an `Engine`."""
-    engine = Engine.read(params, model, prompts, **how)
+    engine = Engine.read(params, model, prompts, scale=scale, **how)
     state = begin(engine, independent(engine, keys, sampling), engine.max_tokens)
-    read = Read(engine.weights, engine.hidden, engine.cache, keys, sampling)
+    read = Read(engine.weights, engine.hidden, engine.cache, keys, sampling, scale)
     return jax.tree.map(lambda x: x[None], (read, state))
 
 
@@ -50,7 +58,7 @@ def chunk(
 ) -> tuple[Loop, Progress]:
     """Takes up to `steps` decode steps."""
     read, state = jax.tree.map(lambda x: x[0], (read, state))
-    engine = Engine(model, read.weights, prompts, read.hidden, read.cache, **how)
+    engine = Engine(model, read.weights, prompts, read.hidden, read.cache, scale=read.scale, **how)
     requests = independent(engine, read.keys, read.sampling)
     state = go_on(engine, requests, state, steps)
     finished = (state.lengths > 0) & (state.ended | (state.lengths >= requests.sampling.limit))

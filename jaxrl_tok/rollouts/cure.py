@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts.extend import FORK, Contains, Engine, beside, extend, fork, from_prompts, spliced
+from jaxrl_tok.rollouts.extend import FORK, Contains, Engine, extend, fork, from_prompts
 from jaxrl_tok.rollouts.generate import as_rollouts
+from jaxrl_tok.rollouts.joined import beside, spliced
 from jaxrl_tok.types import Sampled, Sampling
 
 SUPPLIES = frozenset({"trained"})

@@ -17,13 +17,12 @@ from jaxrl_tok.rollouts.extend import (
     Engine,
     Extended,
     Requests,
-    beside,
     extend,
     fork,
     from_prompts,
-    spliced,
 )
 from jaxrl_tok.rollouts.generate import as_rollouts
+from jaxrl_tok.rollouts.joined import beside, spliced
 from jaxrl_tok.types import Sampled, Sampling
 
 # `node_rewards` are made of the others and of the rewards.

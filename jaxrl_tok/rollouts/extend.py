@@ -8,7 +8,7 @@ keeps once more, so that of a completion nothing but its keys and values has to 
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.stop_strings import StopTable, advance
-from jaxrl_tok.samplers import draw
-from jaxrl_tok.types import Leaf, Prompts, Sampling, pytree
+from jaxrl_tok.samplers import draw, left_out, next_token_entropy, sampled_entropy
+from jaxrl_tok.scores.normalized_entropy import EntropyScale
+from jaxrl_tok.types import Leaf, LeftOut, Prompts, Sampling, pytree
 
 # Forks draw the keys of their branches from numbers that no position of a token has.
 FORK = 1 << 30
@@ -32,6 +33,10 @@ Contains = Callable[[str | re.Pattern[str]], np.ndarray]
 def nothing_contains(text: str | re.Pattern[str]) -> np.ndarray:
     """What is known of tokens without a tokenizer."""
     return np.zeros(0, bool)
+
+
+# From the entropy of the policy's own distribution [B] and the request's temperature [B] to the token's own.
+Temper = Callable[[Array, Array, EntropyScale], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Engine:
     axis_name: str | tuple[str, ...] | None = None
     contains: Contains = nothing_contains
     stops: StopTable | None = None  # strings that end a completion as an end token does
+    left_out: LeftOut | None = None  # tokens that are never drawn
+    temper: Temper | None = None  # where each token has a temperature of its own
+    scale: EntropyScale | None = None  # that it goes by
 
     @classmethod
     def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":
@@ -94,6 +102,9 @@ class Extended(NamedTuple):
     steps: Int[Array, ""]
     entropies: Float[Array, "N T"] | None  # of the distribution drawn from
     cache: Any  # by request, where it was to be kept
+    # Where each token has a temperature of its own.
+    temperatures: Float[Array, "N T"] | None = None
+    policy_entropies: Float[Array, "N T"] | None = None  # of softmax(logits)
 
 
 def from_prompts(engine: Engine, prompt_of: Int[Array, " N"], keys: Key[Array, " N"], sampling: Sampling) -> Requests:
@@ -150,32 +161,6 @@ def branch_keys(keys: Key[Array, " N"], position: Int[Array, " N"], branch: Int[
     return jnp.where(branch == 0, keys, fold(fold(keys, FORK + position), branch))
 
 
-def spliced(first: Extended, row: Int[Array, " N"], kept: Int[Array, " N"], rest: Extended) -> Extended:
-    """Returns whole completions: the first `kept[n]` tokens of `first`'s row `row[n]`, then those of `rest`'s row n."""
-    at = jnp.arange(rest.tokens.shape[1], dtype=jnp.int32)[None]
-    before = jnp.minimum(at[0], first.tokens.shape[1] - 1)
-    behind = jnp.maximum(at - kept[:, None], 0)
-
-    def whole(name: str) -> Array:
-        own = jnp.take_along_axis(getattr(rest, name), behind, axis=1)
-        return jnp.where(at < kept[:, None], getattr(first, name)[row][:, before], own)
-
-    found = {name: whole(name) for name in ("tokens", "logprobs", "thresholds")}
-    return rest._replace(**found, lengths=kept + rest.lengths, entropies=None, cache=None)
-
-
-def beside(parts: Sequence[Extended], groups: int) -> Extended:
-    """Lays completions side by side: of each part so many that each of the groups has as many, the first's first."""
-
-    def joined(name: str) -> Array:
-        grouped = [getattr(part, name).reshape(groups, -1, *getattr(part, name).shape[1:]) for part in parts]
-        whole = jnp.concatenate(grouped, axis=1)
-        return whole.reshape(-1, *whole.shape[2:])
-
-    found = {name: joined(name) for name in ("tokens", "logprobs", "thresholds", "lengths", "ended")}
-    return parts[0]._replace(**found, entropies=None, cache=None)
-
-
 class Loop(NamedTuple):
     """State of the decode loop: B slots, N requests, T tokens a request."""
 
@@ -194,6 +179,8 @@ class Loop(NamedTuple):
     stop: Any  # i32[N, T], the state of the stop table behind each token, or None
     steps: Array  # i32[], passes through the loop
     busy: Array  # bool[], whether any slot of any device is live
+    temperatures: Any  # f32[N, T], or None
+    policy_entropies: Any  # f32[N, T], or None
 
 
 def extend(
@@ -262,6 +249,8 @@ def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any
         stop=None if engine.stops is None else jnp.zeros((count, size), jnp.int32),
         steps=jnp.int32(0),
         busy=jnp.bool_(True),
+        temperatures=None if engine.temper is None else jnp.ones((count, size), jnp.float32),
+        policy_entropies=None if engine.temper is None else jnp.zeros((count, size), jnp.float32),
     )
     # Inside shard_map a loop's carry must vary over the mesh from the start as it does after a step.
     if engine.axis_name is not None:
@@ -315,17 +304,16 @@ def _step(
     logits, cache = next_logits(engine, requests, request, state.token, state.length, state.cache)
     ask = jax.tree.map(lambda x: x[request], requests.sampling)
     position = state.length if requests.position is None else state.length + requests.position[request]
-    drawn = draw(
-        jax.vmap(jax.random.fold_in)(requests.keys[request], position),
-        logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p,
-    )  # fmt: skip
+    write, at = jnp.where(state.live, request, count), state.length  # out of range = dropped
+    ask, tempered = _tempered(state, engine, ask, logits, write)
+    logits = left_out(logits, position, engine.left_out)
+    keys = jax.vmap(jax.random.fold_in)(requests.keys[request], position)
+    drawn = draw(keys, logits, ask.temperature, ask.top_k, ask.top_p, ask.min_p)
     token, logprob, threshold = _forced(requests, state.length, *drawn)
     length = state.length + 1
-    is_end, reached = _ends(state, engine, requests, request, token)
+    is_end, reached = _ends(state, engine, requests, request, position, token)
     done = state.live & (is_end | (length >= ask.limit))
 
-    write = jnp.where(state.live, request, count)  # out of range = dropped
-    at = state.length
     entropies = state.entropies
     if entropy:
         entropies = entropies.at[write, at].set(sampled_entropy(logits, ask.temperature, threshold), mode="drop")
@@ -358,11 +346,30 @@ def _step(
         stop=None if engine.stops is None else state.stop.at[write, at].set(reached, mode="drop"),
         steps=state.steps + 1,
         busy=busy,
+        **tempered,
     )
 
 
-def _ends(state: Loop, engine: Engine, requests: Requests, request: Array, token: Array) -> tuple[Array, Any]:
-    """Says which slots' new tokens end them; also returns their states of the stop table, where there is one."""
+def _tempered(
+    state: Loop, engine: Engine, ask: Sampling, logits: Array, write: Array
+) -> tuple[Sampling, dict[str, Array | None]]:
+    """Gives each slot's token a temperature of its own, and writes it down, where that is how it is sampled."""
+    if engine.temper is None:
+        return ask, {"temperatures": None, "policy_entropies": None}
+    assert engine.scale is not None
+    entropy = next_token_entropy(logits)
+    ask = dataclasses.replace(ask, temperature=engine.temper(entropy, ask.temperature, engine.scale))
+    new = {"temperatures": ask.temperature, "policy_entropies": entropy}
+    return ask, {name: getattr(state, name).at[write, state.length].set(x, mode="drop") for name, x in new.items()}
+
+
+def _ends(
+    state: Loop, engine: Engine, requests: Requests, request: Array, position: Array, token: Array
+) -> tuple[Array, Any]:
+    """Says which slots' new tokens end them; also returns their states of the stop table, where there is one.
+
+    Where a completion has too few tokens the state stays 0, so that a stop string counts only if it begins later.
+    """
     is_end = functools.reduce(jnp.logical_or, (token == end for end in engine.end_ids), jnp.zeros_like(state.live))
     may_end = True if requests.forced is None else state.length >= requests.forced.shape[0]
     if engine.stops is None:
@@ -370,6 +377,9 @@ def _ends(state: Loop, engine: Engine, requests: Requests, request: Array, token
     begins = jnp.zeros_like(request) if requests.stop is None else requests.stop[request]
     before = state.stop[request, jnp.maximum(state.length - 1, 0)]
     reached, stops = advance(engine.stops, jnp.where(state.length == 0, begins, before), token)
+    if engine.left_out is not None and engine.left_out.minimum:
+        enough = position + 1 >= engine.left_out.minimum
+        reached, stops = jnp.where(enough, reached, 0), stops & enough
     return (is_end | stops) & may_end, reached
 
 
@@ -381,15 +391,3 @@ def _forced(requests: Requests, length: Array, token: Array, logprob: Array, thr
     now = length < size
     put = requests.forced[jnp.minimum(length, size - 1)]
     return jnp.where(now, put, token), jnp.where(now, 0, logprob), jnp.where(now, -jnp.inf, threshold)
-
-
-def sampled_entropy(
-    logits: Float[Array, "B V"], temperature: Float[Array, " B"], threshold: Float[Array, " B"]
-) -> Float[Array, " B"]:
-    """Returns the entropy, in nats, of what `draw` draws from: 0 at temperature 0."""
-    logprobs = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1)[:, None], axis=-1)
-    kept = logprobs >= threshold[:, None]
-    logprobs = jnp.where(kept, logprobs, -jnp.inf)
-    total = jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
-    entropy = -jnp.sum(jnp.where(kept, jnp.exp(logprobs - total) * (logprobs - total), 0), axis=-1)
-    return jnp.where(temperature > 0, entropy, 0)

@@ -21,9 +21,9 @@ from jaxrl_tok.rollouts.extend import (
     fork,
     from_prompts,
     next_logits,
-    spliced,
 )
 from jaxrl_tok.rollouts.generate import as_rollouts
+from jaxrl_tok.rollouts.joined import spliced
 from jaxrl_tok.rollouts.similarity import common_subsequence, common_suffix, edit_distance
 from jaxrl_tok.samplers import temperature as divided
 from jaxrl_tok.types import Sampled, Sampling

@@ -8,6 +8,11 @@ from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.scores.normalized_entropy import EntropyScale, on_scale
 
 
+def init() -> EntropyScale:
+    """The scale before the first batch, on which every temperature is the request's own."""
+    return EntropyScale(*jnp.zeros(3))
+
+
 def adaptive_temperature(
     logits: Float[Array, "B V"], scale: EntropyScale, *, strength: float = 0.05, as_released: bool = False
 ) -> Float[Array, "B V"]:
@@ -58,9 +63,18 @@ def token_temperature(
     Raises:
         ConfigError: `strength` not in [0, 1).
     """
+    check(strength=strength)
+    return temperature * (1 + strength * on_scale(entropy, scale, as_released=as_released))
+
+
+def check(*, strength: float = 0.05, as_released: bool = False) -> None:
+    """Refuses what could make a temperature 0 or less.
+
+    Raises:
+        ConfigError: `strength` not in [0, 1).
+    """
     if not 0 <= strength < 1:
         raise ConfigError(f"adaptive_temperature: strength = {strength!r} must lie in [0, 1), or T may not be positive")
-    return temperature * (1 + strength * on_scale(entropy, scale, as_released=as_released))
 
 
 def next_token_entropy(logits: Float[Array, "B V"]) -> Float[Array, " B"]:

@@ -44,6 +44,18 @@ def draw(
     return tokens, jnp.where(greedy, 0, chosen - total), jnp.where(greedy, -jnp.inf, threshold)
 
 
+def sampled_entropy(
+    logits: Float[Array, "B V"], temperature: Float[Array, " B"], threshold: Float[Array, " B"]
+) -> Float[Array, " B"]:
+    """Returns the entropy, in nats, of what `draw` draws from: 0 at temperature 0. Logits of -inf count nothing."""
+    logprobs = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1)[:, None], axis=-1)
+    kept = (logprobs >= threshold[:, None]) & (logprobs > -jnp.inf)
+    logprobs = jnp.where(kept, logprobs, -jnp.inf)
+    total = jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
+    entropy = -jnp.sum(jnp.where(kept, jnp.exp(logprobs - total) * (logprobs - total), 0), axis=-1)
+    return jnp.where(temperature > 0, entropy, 0)
+
+
 def _choose(
     keys: Key[Array, " B"], logits: Float[Array, "B V"], greedy: Bool[Array, " B"]
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxrl_tok.config.bind import Bound, bind
 from jaxrl_tok.scores import SCORES
+from jaxrl_tok.scores.normalized_entropy import entropy_scale
 from jaxrl_tok.train.recipe import DERIVED_ARRAYS, Recipe
 from jaxrl_tok.types import Batch, Leaf, Prompts
 
@@ -32,10 +33,14 @@ def assemble(
     is not `trained`, where rollouts say so, leaves the mask: it was sampled, and is seen by those behind it, no more.
     Advantages are those of all completions with a reward. What the filter drops after that no longer trains:
     it leaves the mask, and so every denominator and the token weights' statistics. With a critic its `values`
-    become the `old_values` of the step, and `returns` are its targets.
+    become the `old_values` of the step, and `returns` are its targets. With a `sampler` the scale of its next batch is
+    of all tokens of this one.
     """
     have: dict[str, Any] = dict(fields)
     states = dict(states)
+    if recipe.sampler is not None:  # the next batch's temperatures go by this one's entropies, all of them
+        size = have["mask"].shape[-1]
+        states["sampler"] = entropy_scale(have["sampler_entropy"].reshape(-1, size), have["mask"].reshape(-1, size))
     have["mask"] = have["mask"] & have["valid"][..., None]
     if "trained" in have:
         have["mask"] = have["mask"] & have["trained"]

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -27,7 +26,7 @@ from jaxrl_tok.train import own_model, parts, programs
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.optimizer import grouped, optimizer, schedule
 from jaxrl_tok.train.recipe import Recipe, build_recipe
-from jaxrl_tok.types import Sampled, Sampling, TrainState
+from jaxrl_tok.types import LeftOut, Sampled, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +61,13 @@ class Build:
     warmup: Stage
     main: Stage
     rollout: Callable[..., Sampled]  # of independent completions
+    evaluation: Callable[..., Sampled]  # as evaluation samples them
     score: Callable[..., Any]
     score_reference: Callable[..., Any]
     distances: Callable[..., Any]
     priority: Callable[..., Any]
     filtered: bool  # whether the sampler drops tokens
+    left_out: LeftOut | None = None  # those that it never draws
     method: Callable[..., Sampled] | None = None  # the recipe's rollouts, where completions are not independent
     chunks: programs.Chunks | None = None  # where independent completions are sampled a few steps at a time
     reloads: bool = False  # checkpoints leave out the frozen base, which is read from its weights again
@@ -131,8 +132,9 @@ def build(
     mesh = make_mesh(sizes, used, slices=run.mesh.slices, slice_axis=run.mesh.slice_axis)
     _check_batch(run, batch_shards(mesh))
     warmup, main = _stages(run, model, specs, mesh, num_prompts)
-    score, reference = programs.score_program(model, mesh), parts.reference_of(model)
-    decoding = parts.decoding_of(run, tokenizer, model, compute_dtype(run.train, platform))
+    decoding = parts.decoding_of(run, main.recipe, tokenizer, model, compute_dtype(run.train, platform))
+    score, reference = programs.score_program(model, mesh, decoding.left_out), parts.reference_of(model)
+    rollout, evaluation = parts.rollout_of(model, mesh, decoding)
     return Build(
         run=run,
         base=base,
@@ -141,14 +143,16 @@ def build(
         mesh=mesh,
         warmup=warmup,
         main=main,
-        rollout=programs.rollout_program(model, mesh, decoding),
+        rollout=rollout,
+        evaluation=evaluation,
         method=parts.method_of(run, main.recipe, model, mesh, tokenizer, decoding),
         chunks=parts.chunks_of(run, main.recipe, model, mesh, decoding),
         score=score,
-        score_reference=score if reference == model else programs.score_program(reference, mesh),
+        score_reference=score if reference == model else programs.score_program(reference, mesh, decoding.left_out),
         distances=programs.distances_program(model, reference, mesh),
         priority=programs.priority_program(mesh, run.run.seed),
         filtered=run.rollout.top_k > 0 or run.rollout.top_p < 1 or run.rollout.min_p > 0,
+        left_out=decoding.left_out,
         reloads=run.lora.rank > 0 and not isinstance(run.model, OwnModelConfig) and run.model.weights is not None,
         given=given,
         dtype=compute_dtype(run.train, platform),
@@ -261,19 +265,6 @@ def _template(
 
 def _shardings(template: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, template)
-
-
-def sampling(run: Run, prompts: int) -> Sampling:
-    """Returns the training sampler's settings for every request of a batch."""
-    rollout = run.rollout
-    shape = (prompts, rollout.group)
-    return Sampling(
-        limit=np.full(shape, rollout.max_tokens, np.int32),
-        temperature=np.full(shape, rollout.temperature, np.float32),
-        top_k=np.full(shape, rollout.top_k, np.int32),
-        top_p=np.full(shape, rollout.top_p, np.float32),
-        min_p=np.full(shape, rollout.min_p, np.float32),
-    )
 
 
 def _stages(run: Run, model: models.Model, specs: Any, mesh: Mesh, num_prompts: int | None) -> tuple[Stage, Stage]:

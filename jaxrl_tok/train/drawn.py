@@ -12,8 +12,9 @@ from jaxrl_tok.io.data import replaced
 from jaxrl_tok.rewards.batch import RewardBatch, overlaid
 from jaxrl_tok.rollouts.rounds import Round
 from jaxrl_tok.sharding.place import shard_batch, to_host
-from jaxrl_tok.train.build import Stage, sampling
+from jaxrl_tok.train.build import Stage
 from jaxrl_tok.train.judge import Judging, rewards_of
+from jaxrl_tok.train.parts import sampling, scale_of
 from jaxrl_tok.train.programs import TRAIN, Chunks
 from jaxrl_tok.types import Leaf, Prompts, Rollouts, Sampling
 
@@ -46,6 +47,7 @@ def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:
     prompts = shard_batch(prompts_of(questions), loop.built.mesh)
     asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
     arguments = (loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
+    arguments += scale_of(stage.recipe, loop.state)
     if loop.built.chunks is not None:
         return drawn_in_chunks(loop, questions, loop.built.chunks, *arguments)
     sampled = (loop.built.method or loop.built.rollout)(*arguments)

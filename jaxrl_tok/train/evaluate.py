@@ -33,7 +33,7 @@ def evaluate(
     asked = eval_sampling(len(questions.prompts), settings.samples, settings.temperature, built.run.rollout.max_tokens)
     prompts = Prompts(questions.tokens, questions.lengths, questions.ids)
     placed = shard_batch((prompts, asked), built.mesh)
-    rollouts = to_host(built.rollout(params, *placed, np.int32(EVAL), np.int32(0)).rollouts)
+    rollouts = to_host(built.evaluation(params, *placed, np.int32(EVAL), np.int32(0)).rollouts)
     group = settings.samples + 1
     texts = completion_texts(rollouts, tokenizer, built.run.rollout.stop)
     columns = {name: repeat(values, group) for name, values in questions.columns.items()}

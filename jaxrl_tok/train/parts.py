@@ -1,5 +1,6 @@
 """What a run puts around its model: adapters, a value head, rollouts of a kind. Which of its parameters are whose."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -13,13 +14,13 @@ from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
-from jaxrl_tok.rollouts import TEXTS, WITHOUT_STOPS, check
-from jaxrl_tok.rollouts.extend import nothing_contains
+from jaxrl_tok.rollouts import REFUSED, TEXTS, check
+from jaxrl_tok.rollouts.extend import Temper, nothing_contains
 from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
 from jaxrl_tok.train.recipe import CRITIC_ARRAYS, Recipe
-from jaxrl_tok.types import Sampled, TrainState
+from jaxrl_tok.types import LeftOut, Sampled, Sampling, TrainState
 
 
 def with_parts(base: models.Model, run: Run) -> models.Model:
@@ -54,11 +55,11 @@ def check_critic(run: Run, recipe: Recipe) -> None:
         )
 
 
-def decoding_of(run: Run, tokenizer: Vocabulary, model: models.Model, dtype: str) -> programs.Decoding:
+def decoding_of(run: Run, recipe: Recipe, tokenizer: Vocabulary, model: models.Model, dtype: str) -> programs.Decoding:
     """Returns how a run samples; of a vocabulary of which only the size is known, as in a plan, no token has a text.
 
     Raises:
-      ConfigError, DataError: as `stops_of`.
+      ConfigError, DataError: as `stops_of` and `left_out_of`.
     """
     known = isinstance(tokenizer, Tokenizer)
     return programs.Decoding(
@@ -68,6 +69,8 @@ def decoding_of(run: Run, tokenizer: Vocabulary, model: models.Model, dtype: str
         slots=run.rollout.slots or run.rollout.prompts * run.rollout.group,
         dtype=dtype,
         stops=stops_of(run, tokenizer),
+        left_out=left_out_of(run, tokenizer, model.vocab),
+        temper=temper_of(recipe),
         contains=functools.partial(containing, tokenizer, model.vocab) if known else nothing_contains,
     )
 
@@ -83,8 +86,10 @@ def method_of(
     how = recipe.rollout
     if how is None:
         return None
-    if run.rollout.stop and how.name in WITHOUT_STOPS:
-        raise ConfigError(f"rollout.stop = {list(run.rollout.stop)}: expected [] with rollout = {how.name!r}")
+    for key in REFUSED.get(how.name, ()):
+        if value := getattr(run.rollout, key):
+            value, nothing = (value, 0) if isinstance(value, int) else (list(value), [])
+            raise ConfigError(f"rollout.{key} = {value}: expected {nothing} with rollout = {how.name!r}")
     try:
         encoded = _encoded(tokenizer, {key: how.own[key] for key in TEXTS[how.name] if key in how.own})
         check(how.name, run.rollout.group, run.rollout.max_tokens, decoding.contains, **{**how.hyper, **encoded})
@@ -120,6 +125,19 @@ def chunks_of(
     return programs.chunk_programs(model, mesh, decoding, steps)
 
 
+def sampling(run: Run, prompts: int) -> Sampling:
+    """Returns the training sampler's settings for every request of a batch."""
+    rollout = run.rollout
+    shape = (prompts, rollout.group)
+    return Sampling(
+        limit=np.full(shape, rollout.max_tokens, np.int32),
+        temperature=np.full(shape, rollout.temperature, np.float32),
+        top_k=np.full(shape, rollout.top_k, np.int32),
+        top_p=np.full(shape, rollout.top_p, np.float32),
+        min_p=np.full(shape, rollout.min_p, np.float32),
+    )
+
+
 def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
     """Returns what finds the run's stop strings among tokens, None where it has none.
 
@@ -136,6 +154,63 @@ def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
         return stop_table(run.rollout.stop, known)
     except ConfigError as error:
         raise ConfigError(f"rollout.stop: {error}") from None
+
+
+def left_out_of(run: Run, tokenizer: Vocabulary, vocab: int) -> LeftOut | None:
+    """Returns the tokens that the run never draws, None where it draws all.
+
+    Of a vocabulary of which only the size is known, as in a plan, as many tokens as there are texts.
+
+    Raises:
+      ConfigError: a text is not one token, or no token would be left.
+    """
+    texts, minimum = run.rollout.bad_tokens, run.rollout.min_tokens
+    if not texts and not minimum:
+        return None
+    if isinstance(tokenizer, Tokenizer):
+        ids = tuple(dict.fromkeys(_one_token(tokenizer, text) for text in texts))
+    else:
+        ids = tuple(range(len(texts)))
+    ends = tokenizer.eos_ids if minimum else ()
+    if len({*ids, *ends}) >= vocab:
+        key = "bad_tokens" if len(ids) >= vocab else "min_tokens"
+        raise ConfigError(f"rollout.{key}: of the {vocab} tokens none would be left; expected one that can be drawn")
+    return LeftOut(ids, ends, minimum)
+
+
+def _one_token(tokenizer: Tokenizer, text: str) -> int:
+    try:
+        ids = tokenizer.encode(text)
+    except DataError as error:
+        raise ConfigError(f"rollout.bad_tokens: {text!r}: {error}") from None
+    if len(ids) != 1:
+        pieces = [tokenizer.decode([i]) for i in ids]
+        raise ConfigError(f"rollout.bad_tokens: {text!r}: expected one token; it is {len(ids)}: {pieces}")
+    return ids[0]
+
+
+def rollout_of(
+    model: models.Model, mesh: Mesh, decoding: programs.Decoding
+) -> tuple[Callable[..., Sampled], Callable[..., Sampled]]:
+    """Returns the programs that sample independent completions in training, and in evaluation.
+
+    In evaluation completions end where they like, and each token has its request's temperature.
+    """
+    training, left = programs.rollout_program(model, mesh, decoding), decoding.left_out
+    if decoding.temper is None and (left is None or not left.minimum):
+        return training, training
+    left = LeftOut(left.ids) if left is not None and left.ids else None
+    return training, programs.rollout_program(model, mesh, dataclasses.replace(decoding, left_out=left, temper=None))
+
+
+def temper_of(recipe: Recipe) -> Temper | None:
+    """Returns what gives each token its temperature, None where its request does."""
+    return None if recipe.sampler is None else functools.partial(recipe.sampler.fn, **recipe.sampler.own)
+
+
+def scale_of(recipe: Recipe, state: TrainState) -> tuple[Any, ...]:
+    """Returns what the program of rollouts takes besides: the scale of the entropies of the batch before."""
+    return () if recipe.sampler is None else (state.method_state["sampler"],)
 
 
 def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:

@@ -27,8 +27,9 @@ from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.train import hlo, parts
-from jaxrl_tok.train.build import Build, build, sampling
+from jaxrl_tok.train.build import Build, build
 from jaxrl_tok.train.chips import CPU, Chip, chip
+from jaxrl_tok.train.parts import sampling
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
 from jaxrl_tok.train.tries import pack
@@ -206,16 +207,16 @@ class Step:
             )
         )
         asked = self._placed(sampling(run, stage.prompts))
-        scalar = np.int32(0)
-        sampled = self.call("rollout", built.rollout, state.model_params, prompts, asked, np.int32(TRAIN), scalar)
-        rollouts = sampled.rollouts
+        arguments: tuple[Any, ...] = (state.model_params, prompts, asked, np.int32(TRAIN), np.int32(0))
+        arguments += parts.scale_of(stage.recipe, state)
+        rollouts = self.call("rollout", built.rollout, *arguments).rollouts
         tries = self._tries()
         scored = self._scores(state, prompts, rollouts, tries)
         fields = self._fields(prompts, rollouts, scored)
         thresholds = rollouts.keep_thresholds if built.filtered else None
         arrays = (prompts, fields, rollouts.temperature, thresholds)
         batch, _ = self.call("assemble", stage.assemble, state.method_state, *arrays)
-        batch = dataclasses.replace(batch, tries=tries)
+        batch = dataclasses.replace(batch, tries=tries, left_out=built.left_out)
         self.call("update", stage.update, state, batch, jnp.int32(0), calls=stage.updates)
 
     def call(self, name: str, program: Callable[..., Any], *arguments: Any, calls: int = 1, **options: Any) -> Any:
@@ -305,6 +306,7 @@ class Step:
         if "priority" in reads:
             fields["priority"] = self.call("priority", self.built.priority, prompts.ids, rollouts.mask, np.int32(0))
         fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
+        fields |= {} if rollouts.entropy is None else {"sampler_entropy": rollouts.entropy}
         return fields | {"progress": np.float32(0), "step": np.int32(0)}
 
     def _placed(self, tree: Any) -> Any:

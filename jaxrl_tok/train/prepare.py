@@ -1,5 +1,6 @@
 """One pass without gradient over a whole minibatch, for what the step's methods want to know of it. Pure."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -43,7 +44,7 @@ def prepare(
             rows[PREPARED + path] = prepared
             fields[PREPARED + path] = jax.tree.map(lambda x: to_groups(x, group), prepared)
         add_result(recipe, path, rows)
-    return jax.lax.stop_gradient((Batch(batch.prompts, fields, batch.temperature, batch.keep_thresholds), states))
+    return jax.lax.stop_gradient((dataclasses.replace(batch, fields=fields), states))
 
 
 def _scores(params: Any, batch: Batch, model: models.Model, microbatches: int, backend: str) -> Scores:

@@ -13,9 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts import chunks
-from jaxrl_tok.rollouts.extend import Contains, Engine, nothing_contains
+from jaxrl_tok.rollouts.extend import Contains, Engine, Temper, nothing_contains
 from jaxrl_tok.rollouts.generate import plain, request_keys
 from jaxrl_tok.rollouts.stop_strings import StopTable
+from jaxrl_tok.scores.normalized_entropy import EntropyScale
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.sharding.rules import ROLLOUT_RULES, param_shardings
 from jaxrl_tok.train.assemble import States, assemble
@@ -24,7 +25,7 @@ from jaxrl_tok.train.recipe import Recipe
 from jaxrl_tok.train.rows import take
 from jaxrl_tok.train.score import Scores, distances, score
 from jaxrl_tok.train.step import train_step
-from jaxrl_tok.types import Batch, Leaf, Prompts, Rollouts, Sampled, Sampling, TrainState, Tries
+from jaxrl_tok.types import Batch, Leaf, LeftOut, Prompts, Rollouts, Sampled, Sampling, TrainState, Tries
 
 # Training, evaluation and the tokens' priorities draw from different streams of keys.
 TRAIN, EVAL, PRIORITY = 0, 1, 2
@@ -40,6 +41,8 @@ class Decoding:
     slots: int  # shared evenly by the shards of the batch, at least one for each
     dtype: str | None = None  # of the computation; None = that of the parameters
     stops: StopTable | None = None
+    left_out: LeftOut | None = None  # tokens that are never drawn
+    temper: Temper | None = None  # where each token has a temperature of its own: programs take a scale besides
     contains: Contains = nothing_contains  # what methods know of the tokens' texts
 
     def keys(self, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Leaf:
@@ -49,7 +52,7 @@ class Decoding:
 
     def engine(self, mesh: Mesh) -> dict[str, Any]:
         """Returns the settings of the `Engine` of each shard."""
-        names = ("max_tokens", "end_ids", "stops", "contains")
+        names = ("max_tokens", "end_ids", "stops", "left_out", "temper", "contains")
         axis_name, slots = _manual(mesh) or None, -(-self.slots // batch_shards(mesh))
         return {name: getattr(self, name) for name in names} | {"axis_name": axis_name, "slots": slots}
 
@@ -59,13 +62,15 @@ def rollout_program(
 ) -> Callable[..., Sampled]:
     """Returns `f(params, prompts, sampling, stream, step) -> Sampled`: rollouts by a method of `rollouts/`.
 
-    The shards run apart, each on its part of the parameters' rollout layout: gathered along the model's width once a
-    call, in the type of the computation.
+    With `decoding.temper` it also takes the scale of the entropies. The shards run apart, each on its part of the
+    parameters' rollout layout: gathered along the model's width once a call, in the type of the computation.
     """
     how = decoding.engine(mesh)
 
-    def sample(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Sampled:
-        engine = Engine.read(params, model, prompts, **how)
+    def sample(
+        params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf, scale: EntropyScale | None = None
+    ) -> Sampled:
+        engine = Engine.read(params, model, prompts, scale=scale, **how)
         return method(engine, decoding.keys(prompts, sampling, stream, step), sampling)
 
     return compiled(_by_shard(sample, model, mesh, decoding.dtype), mesh)
@@ -74,8 +79,9 @@ def rollout_program(
 class Chunks(NamedTuple):
     """The programs of sampling in chunks: what `rollouts/chunks.py` has, compiled.
 
-    `first(params, prompts, sampling, stream, step) -> (read, state)`, then `chunk(prompts, read, state) -> (state,
-    progress)` as often as it takes, which reuses the state's buffers, and `result(read, state) -> rollouts`.
+    `first(params, prompts, sampling, stream, step) -> (read, state)`, with a scale where there is one, then
+    `chunk(prompts, read, state) -> (state, progress)` as often as it takes, which reuses the state's buffers, and
+    `result(read, state) -> rollouts`.
     """
 
     first: Callable[..., Any]
@@ -87,8 +93,9 @@ def chunk_programs(model: models.Model, mesh: Mesh, decoding: Decoding, steps: i
     """Returns what samples independent completions as `rollout_program` does, in calls of `steps` decode steps each."""
     manual, how = _manual(mesh), decoding.engine(mesh)
 
-    def first(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf) -> Any:
-        return chunks.first(params, model, prompts, decoding.keys(prompts, sampling, stream, step), sampling, **how)
+    def first(params: Any, prompts: Prompts, sampling: Sampling, stream: Leaf, step: Leaf, scale: Any = None) -> Any:
+        keys = decoding.keys(prompts, sampling, stream, step)
+        return chunks.first(params, model, prompts, keys, sampling, scale, **how)
 
     def chunk(prompts: Prompts, read: chunks.Read, state: Any) -> Any:
         return chunks.chunk(read, state, model, prompts, steps=steps, **how)
@@ -114,7 +121,7 @@ def _manual(mesh: Mesh) -> tuple[str, ...]:
 
 
 def _by_shard(sample: Callable[..., Any], model: models.Model, mesh: Mesh, dtype: str | None) -> Callable[..., Any]:
-    """Runs `sample(params, prompts, sampling, stream, step)` on each shard of the batch; results lie by prompt."""
+    """Runs `sample(params, prompts, sampling, ...)` on each shard of the batch; results lie by prompt."""
     manual = _manual(mesh)
 
     def run(params: Any, *arrays: Any) -> Any:
@@ -125,7 +132,7 @@ def _by_shard(sample: Callable[..., Any], model: models.Model, mesh: Mesh, dtype
             return sample(params, *arrays)
         rows, whole = PartitionSpec(manual), PartitionSpec()
         own = jax.tree.map(lambda sharding: _only(sharding.spec, manual), wanted)
-        specs = {"in_specs": (own, rows, rows, whole, whole), "out_specs": rows}
+        specs = {"in_specs": (own, rows, rows, *[whole] * (len(arrays) - 2)), "out_specs": rows}
         return jax.shard_map(sample, axis_names={*manual}, **specs)(params, *arrays)
 
     return run
@@ -144,7 +151,7 @@ def _only(spec: PartitionSpec, axes: tuple[str, ...]) -> PartitionSpec:
     return PartitionSpec(*(tuple(name for name in part if name in axes) or None for part in parts))
 
 
-def score_program(model: models.Model, mesh: Mesh) -> Callable[..., Scores]:
+def score_program(model: models.Model, mesh: Mesh, left_out: LeftOut | None = None) -> Callable[..., Scores]:
     """Returns `f(params, prompts, rollouts, tries, filtered, statistics) -> Scores`; tries or None."""
 
     def run(
@@ -157,7 +164,7 @@ def score_program(model: models.Model, mesh: Mesh) -> Callable[..., Scores]:
     ) -> Scores:
         thresholds = rollouts.keep_thresholds if filtered else None
         sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
-        return score(params, model, prompts, *sampled, tries, statistics=statistics)
+        return score(params, model, prompts, *sampled, tries, left_out=left_out, statistics=statistics)
 
     return compiled(run, mesh, static_argnames=("filtered", "statistics"))
 

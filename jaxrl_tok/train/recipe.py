@@ -16,6 +16,8 @@ from jaxrl_tok.losses import LOSSES
 from jaxrl_tok.ratios import RATIOS
 from jaxrl_tok.reductions import REDUCTIONS
 from jaxrl_tok.rollouts import ROLLOUTS, SUPPLIES
+from jaxrl_tok.samplers import TEMPERATURES
+from jaxrl_tok.samplers.adaptive_temperature import check
 from jaxrl_tok.token_weights import TOKEN_WEIGHTS
 from jaxrl_tok.train.score import DISTANCES, STATISTICS
 
@@ -110,6 +112,7 @@ class Recipe:
     terms: tuple[Term, ...]
     parts: frozenset[str] = frozenset()  # of the model: "critic", "experts"
     rollout: Bound | None = None  # None = independent completions
+    sampler: Bound | None = None  # None = each token has its request's temperature
 
     @functools.cached_property
     def assemble(self) -> dict[str, Bound]:
@@ -129,12 +132,14 @@ class Recipe:
     @property
     def stateful(self) -> dict[str, Bound]:
         """The methods with a state, by their paths."""
-        return {path: bound for path, bound in (self.assemble | self.step).items() if bound.init is not None}
+        methods = {"sampler": self.sampler} | self.assemble | self.step
+        return {path: bound for path, bound in methods.items() if bound is not None and bound.init is not None}
 
     @property
     def assemble_reads(self) -> frozenset[str]:
         """Arrays read once per rollout batch."""
-        return _takes(self.assemble.values())
+        of_sampler = frozenset() if self.sampler is None else frozenset({"sampler_entropy"})
+        return _takes(self.assemble.values()) | of_sampler
 
     @property
     def step_reads(self) -> frozenset[str]:
@@ -210,7 +215,8 @@ def build_recipe(config: RecipeConfig, vocab_size: int | None = None, parts: fro
         for name, term in config.loss.items()
     )
     single = {slot: bound.get(slot) for slot in SLOTS}
-    recipe = Recipe(source=config.source, **single, terms=terms, parts=parts, rollout=_rollout(config))
+    of_rollouts = {"rollout": _rollout(config), "sampler": _sampler(config)}
+    recipe = Recipe(source=config.source, **single, terms=terms, parts=parts, **of_rollouts)
     for problem in (*_missing(recipe), *_misplaced(recipe), *_unread(recipe)):
         raise ConfigError(f"recipe {config.name}: {problem}")
     return recipe
@@ -223,6 +229,22 @@ def _rollout(config: RecipeConfig) -> Bound | None:
         return bind(ROLLOUTS, config.rollout.method, **config.rollout.options)
     except ConfigError as error:
         raise ConfigError(f"recipe {config.name}: rollout: {error}") from None
+
+
+def _sampler(config: RecipeConfig) -> Bound | None:
+    if config.sampler is None:
+        return None
+    if config.rollout is not None:
+        raise ConfigError(
+            f"recipe {config.name}: sampler = {config.sampler.method!r}: expected none with rollout = "
+            f"{config.rollout.method!r}; it is for independent completions"
+        )
+    try:
+        bound = bind(TEMPERATURES, config.sampler.method, **config.sampler.options)
+        check(**bound.own)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {config.name}: sampler: {error}") from None
+    return bound
 
 
 def _missing(recipe: Recipe) -> Iterator[str]:

@@ -47,7 +47,7 @@ def rollout_step(loop: "Loop", stage: Stage, step: int) -> tuple[dict[str, Any],
         known |= shard_batch(made, loop.built.mesh)
     clock.lap("time/reward")
     batch = loop.assembled(stage, prompts, *_fields(loop, stage, prompts, rollouts, rewards, known, step))
-    batch = dataclasses.replace(batch, tries=tries)
+    batch = dataclasses.replace(batch, tries=tries, left_out=loop.built.left_out)
     clock.lap("time/score")
     metrics = loop.update(stage, batch)
     clock.lap("time/update")
@@ -131,6 +131,7 @@ def _fields(
     if "priority" in reads:
         fields["priority"] = loop.built.priority(prompts.ids, rollouts.mask, np.int32(step))
     fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | known
+    fields |= {} if rollouts.entropy is None else {"sampler_entropy": rollouts.entropy}
     fields |= {"progress": np.float32(step / max(stage.steps, 1)), "step": np.int32(step)}
     return fields, rollouts.temperature, rollouts.keep_thresholds if loop.built.filtered else None
 

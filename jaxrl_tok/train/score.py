@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl_tok import models
-from jaxrl_tok.kernels import divergence, kept_logprobs, token_score
+from jaxrl_tok.kernels import TokenScores, divergence, kept_logprobs, token_score
 from jaxrl_tok.kernels.logits import kept_logit_score, logit_divergence, logit_score
 from jaxrl_tok.sharding.local import Over, per_shard
-from jaxrl_tok.types import Batch, Leaf, Prompts, Tries, pytree
+from jaxrl_tok.train.left_out import log_rest, logits_left_out
+from jaxrl_tok.types import Batch, Leaf, LeftOut, Prompts, Tries, pytree
 
 STATISTICS = ("target_logit", "sum_logits", "lse", "max_logit", "sum_p2")
 # Names in docs/notation.md -> what the kernel calls them.
@@ -31,7 +32,7 @@ class Scores:
     """What one pass of one policy says about each completion token."""
 
     logprobs: Leaf  # f32[P, G, T], of the distribution that was sampled: same temperature, same kept set
-    entropy: Leaf  # f32[P, G, T], at that temperature, before filtering
+    entropy: Leaf  # f32[P, G, T], at that temperature, before anything is filtered or left out
     statistics: dict[str, Leaf] = dataclasses.field(default_factory=dict)  # f32[P, G, T], those asked for
     balance: Leaf = None  # f32[P, G], how unevenly experts were used; None without experts
     values: Leaf = None  # f32[P, G, T], of the state before each token; None without a critic
@@ -45,6 +46,7 @@ class _States(NamedTuple):
     targets: Array  # i32[P, G, T], -1 where masked
     inverse: Array  # f32[P, G, T], 1 / temperature
     thresholds: Array | None  # f32[P, G, T]
+    place: Array  # i32[P, G, T], tokens of the completion before it
     balance: Array | None  # f32[P, G]
     by_token: Callable[[Array], Array]  # from the layout of these arrays to [P, G, T], 0 where masked
 
@@ -55,16 +57,18 @@ def score(
     prompts: Prompts,
     tokens: Int[Array, "P G T"],
     mask: Bool[Array, "P G T"],
-    temperature: Float[Array, "P G"],
+    temperature: Float[Array, "P G"] | Float[Array, "P G T"],
     keep_thresholds: Float[Array, "P G T"] | None = None,
     tries: Tries | None = None,
     *,
+    left_out: LeftOut | None = None,
     statistics: tuple[str, ...] = (),
     backend: str = "auto",
 ) -> Scores:
     """Returns log p(tokens[t] | prompt, tokens[<t]) and the entropy of that distribution, 0 where masked.
 
-    `keep_thresholds` renormalises over the tokens that the sampler's filters kept; None when it had none.
+    `keep_thresholds` renormalises over the tokens that the sampler's filters kept; None when it had none. So does
+    `left_out` over those that could be drawn at all; the entropy and the statistics are of all tokens.
     Temperature 0 (greedy) is scored at 1. `statistics` are names of `STATISTICS`, before filtering and, but for
     "target_logit", at the temperature; or "proxy_logprobs": the log-prob among tokens with at least 0.02 of the
     likeliest one's probability, -inf for another token.
@@ -78,9 +82,7 @@ def score(
     # The log-sum-exp is there in any case.
     wanted = {"logprobs", *statistics, *(["max_logit"] if proxy else [])} - {"lse", "proxy_logprobs"}
     scores = _per_shard(token_score, states, statistics=sorted(wanted), **options)
-    logprobs = scores.logprobs
-    if states.thresholds is not None:
-        logprobs = _per_shard(kept_logprobs, states, states.thresholds, scores.lse, **options)
+    logprobs = _sampled_logprobs(states, scores, model.logit_cap, left_out, options)
     found = {name: getattr(scores, name) for name in statistics if name in STATISTICS}
     if "target_logit" in found:
         found["target_logit"] = found["target_logit"] / states.inverse
@@ -94,10 +96,32 @@ def score(
     return Scores(logprobs, entropy, found, states.balance, values)
 
 
+def _sampled_logprobs(
+    states: _States, scores: TokenScores, cap: float | None, left: LeftOut | None, options: dict[str, Any]
+) -> Array:
+    """Returns the log-probs among what the sampler drew from."""
+    if left is None:
+        if states.thresholds is None:
+            return scores.logprobs
+        return _per_shard(kept_logprobs, states, states.thresholds, scores.lse, **options)
+    out = logits_left_out(states.hidden, states.head, states.inverse, states.targets >= 0, states.place, left, cap=cap)
+    rest = log_rest(out, scores.lse)
+    logprobs = scores.logprobs - rest
+    if states.thresholds is not None:
+        # Thresholds are log-probs among what was not left out. What a filter keeps by them has in it again the tokens
+        # left out that are as likely.
+        lse = scores.lse + rest
+        kept = _per_shard(kept_logprobs, states, states.thresholds, lse, **options)
+        cut = jax.lax.stop_gradient(states.thresholds + lse)
+        logprobs = kept - log_rest(jnp.where(out >= cut[..., None], out, -jnp.inf), scores.logprobs + scores.lse - kept)
+    # Rounding can lift it over 0; that has no gradient.
+    return logprobs - jax.lax.stop_gradient(jnp.maximum(logprobs, 0))
+
+
 def score_batch(params: Any, model: models.Model, batch: Batch, *, backend: str = "auto") -> Scores:
     """Returns `score` of a training batch's completions, as they were sampled."""
     sampled = (batch.fields["tokens"], batch.fields["mask"], batch.temperature, batch.keep_thresholds, batch.tries)
-    return score(params, model, batch.prompts, *sampled, backend=backend)
+    return score(params, model, batch.prompts, *sampled, left_out=batch.left_out, backend=backend)
 
 
 def distances(
@@ -108,7 +132,7 @@ def distances(
     prompts: Prompts,
     tokens: Int[Array, "P G T"],
     mask: Bool[Array, "P G T"],
-    temperature: Float[Array, "P G"],
+    temperature: Float[Array, "P G"] | Float[Array, "P G T"],
     tries: Tries | None = None,
     *,
     kinds: tuple[str, ...],
@@ -181,13 +205,15 @@ def _states(
         first = jnp.broadcast_to(prompt[:, None, -1:], (*completion.shape[:2], 1, completion.shape[-1]))
         hidden = jnp.concatenate([first, completion[:, :, :-1]], axis=2)
         targets, balance, by_token = jnp.where(mask, tokens, -1), found.balance, masked
-        inverse = jnp.broadcast_to(_inverse(temperature)[:, :, None], tokens.shape)
+        heat = temperature if temperature.ndim == 3 else temperature[:, :, None]
+        inverse = jnp.broadcast_to(_inverse(heat), tokens.shape)
+        place = jnp.broadcast_to(jnp.arange(tokens.shape[2], dtype=jnp.int32)[None, None], tokens.shape)
     else:
         assert isinstance(model, models.TrieModel)
         hidden, balance = model.forward_tries(params, tries, mask)
         hidden = jnp.take_along_axis(hidden, tries.before[:, :, None], axis=1)[:, None]
         targets = jnp.where(tries.real, jnp.take_along_axis(tries.tokens, tries.node, axis=1), -1)[:, None]
-        inverse = _inverse(tries.temperature)[:, None]
+        inverse, place = _inverse(tries.temperature)[:, None], tries.place[:, None]
         thresholds = None if tries.keep_thresholds is None else tries.keep_thresholds[:, None]
 
         def by_token(x: Array) -> Array:
@@ -195,7 +221,7 @@ def _states(
 
     head = model.head(params)
     head = None if head is None else head.astype(hidden.dtype)
-    return _States(hidden, head, targets, inverse, thresholds, balance, by_token)
+    return _States(hidden, head, targets, inverse, thresholds, place, balance, by_token)
 
 
 def _inverse(temperature: Array) -> Array:

@@ -102,7 +102,7 @@ def _sample(
         min_p=np.full(shape, settings.min_p, np.float32),
     )
     placed = shard_batch((Prompts(tokens, lengths, np.arange(len(padded), dtype=np.int32)), asked), built.mesh)
-    rollouts = to_host(built.rollout(params, *placed, np.int32(EVAL), np.int32(0)).rollouts)
+    rollouts = to_host(built.evaluation(params, *placed, np.int32(EVAL), np.int32(0)).rollouts)
     texts = completion_texts(rollouts, data.tokenizer, settings.stop)
     return [texts[i * count : (i + 1) * count] for i in range(len(prompts))]
 

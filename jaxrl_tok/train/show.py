@@ -110,6 +110,8 @@ def _stage(stage: Stage, name: str) -> str:
     rows = [("slot", "method", "hyperparameters", "reads")]
     if stage.recipe.rollout is not None:
         rows.append(("rollout", stage.recipe.rollout.name, _hyper(stage.recipe.rollout), ""))
+    if stage.recipe.sampler is not None:
+        rows.append(("sampler", stage.recipe.sampler.name, _hyper(stage.recipe.sampler), ""))
     for path, bound in _slots(stage.recipe).items():
         rows.append((path, bound.name, _hyper(bound), ", ".join(_reads(stage.recipe, path, bound))))
     batch = f"{stage.prompts} prompts, {stage.group} completion{'s' * (stage.group > 1)} each"

@@ -30,11 +30,12 @@ class _Trie(NamedTuple):
 def pack(prompts: Prompts, rollouts: Rollouts, *, filtered: bool = False, parts: int = 1, shards: int = 1) -> Tries:
     """Returns the tries of host arrays, in `shards` rows for each of the `parts` that every parts-th prompt makes.
 
-    Completions share a token when all before it are equal, and their temperature, and with `filtered` the thresholds of
+    Completions share a token when all before it are equal, and its temperature, and with `filtered` the thresholds of
     what was kept: the scores of such a token are then one. S and N are the fullest row's, rounded up by `rounded`.
     """
     thresholds = np.asarray(rollouts.keep_thresholds)
-    marks = [np.broadcast_to(np.asarray(rollouts.temperature)[:, :, None], rollouts.tokens.shape)]
+    heat = np.asarray(rollouts.temperature)
+    marks = [heat if heat.ndim == 3 else np.broadcast_to(heat[:, :, None], rollouts.tokens.shape)]
     marks += [thresholds] if filtered else []
     lengths, tokens, mask = (np.asarray(x) for x in (prompts.lengths, rollouts.tokens, rollouts.mask))
     tries = [
@@ -103,7 +104,7 @@ def _packed(
     here = [[p for p in range(len(tries)) if row[p] == r] for r in range(rows)]
     size = rounded(max(sum(len(tries[p].tokens) for p in own) for own in here))
     count = rounded(max(sum(len(tries[p].source) for p in own) for own in here))
-    tokens, node, before = (np.zeros((rows, n), np.int32) for n in (size, count, count))
+    tokens, node, before, place = (np.zeros((rows, n), np.int32) for n in (size, count, count, count))
     ends, positions = np.zeros((rows, size), np.int32), np.zeros((rows, size), np.int32)
     heat, real = np.ones((rows, count), temperature.dtype), np.zeros((rows, count), bool)
     kept = None if thresholds is None else np.full((rows, count), -np.inf, thresholds.dtype)
@@ -117,6 +118,7 @@ def _packed(
             tokens[r, start:stop] = trie.tokens
             parents[start:stop] = np.where(trie.parents < 0, -1, start + trie.parents)
             node[r, first:last] = np.arange(stop - len(trie.source), stop)
+            place[r, first:last] = trie.source % trie.scored.shape[1]
             heat[r, first:last] = temperature[p].reshape(-1)[trie.source]
             if kept is not None and thresholds is not None:
                 kept[r, first:last] = thresholds[p].reshape(-1)[trie.source]
@@ -125,4 +127,4 @@ def _packed(
         ends[r], positions[r] = tree_from_parents(parents)
         real[r, :first] = True
         before[r, :first] = parents[node[r, :first]]
-    return Tries(tokens, ends, positions, node, before, heat, kept, real, row, scored)
+    return Tries(tokens, ends, positions, node, before, place, heat, kept, real, row, scored)

@@ -53,6 +53,7 @@ def refused(*sets, text=RUN):
         ("steps = 3", "steps = 3: unknown key; did you mean 'run.steps' or 'warmup.steps'?"),
         ("warmup.recipe = 3", "warmup.recipe = 3: expected a name, the path of a TOML file, or a table"),
         ("warmup.recipe = 'sfd'", "warmup.recipe = \"sfd\": no recipe of that name; did you mean 'sft'?"),
+        ("rollout.min_tokens = 64", "rollout.min_tokens = 64: expected less than rollout.max_tokens = 64"),
         ("train.minibatches = 3", "train.minibatches = 3: expected a divisor of rollout.prompts = 16"),
         (
             "train = { minibatches = 2, microbatches = 3 }",

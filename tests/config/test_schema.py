@@ -39,7 +39,7 @@ def test_slots_come_in_order_with_their_hyperparameters():
 def test_every_single_slot_of_a_recipe_is_a_slot():
     fields = schema.RecipeConfig.model_fields
     assert [name for name, field in fields.items() if field.annotation == schema.Method | None] == [
-        "rollout",
+        *schema.ROLLOUT_SLOTS,
         *schema.SLOTS,
     ]
 

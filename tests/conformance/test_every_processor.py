@@ -15,7 +15,7 @@ from jaxrl_tok.samplers import PROCESSORS, SAMPLERS
 from jaxrl_tok.scores.normalized_entropy import EntropyScale
 
 ROWS, VOCAB = 5, 8
-HELPERS = {"draw", "token_mask"}
+HELPERS = {"draw", "left_out", "token_mask"}
 SCALE = EntropyScale(jnp.float32(0.1), jnp.float32(-3.0), jnp.float32(0.6))
 ARRAYS = {
     "bias": jnp.linspace(-2, 2, ROWS),

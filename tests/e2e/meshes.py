@@ -17,7 +17,8 @@ from jaxrl_tok.io.tokenizer import characters
 from jaxrl_tok.sharding.mesh import BATCH_AXES
 from jaxrl_tok.sharding.place import shard_batch, to_host
 from jaxrl_tok.train import programs
-from jaxrl_tok.train.build import Build, build, init_state, sampling
+from jaxrl_tok.train.build import Build, build, init_state
+from jaxrl_tok.train.parts import sampling
 from jaxrl_tok.types import Batch, Prompts, TrainState
 
 RUN = Path(__file__).parents[1] / "train" / "run.toml"

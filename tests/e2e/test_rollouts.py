@@ -145,6 +145,22 @@ def described(folder, *sets):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("share", ["prompt", "tree"])
+def test_a_run_whose_tokens_have_temperatures_of_their_own(share, tmp_path):
+    """With tokens that are left out besides. It goes on from a checkpoint, in which the scale is."""
+    sets = (*SMALL, "recipe=hapo", "recipe.sampler.strength=0.5", f"train.share_prefix={share}", "rollout.top_p=0.9")
+    sets += ('rollout.bad_tokens=["="]', "rollout.min_tokens=3")
+    steps = finished(tmp_path / "run", *sets)
+    assert all(step["sampling/sampling_logp_difference/max"] < 1e-4 for step in steps)
+    rows = lines(tmp_path / "run", "completions")
+    assert not any("=" in row["completion"] for row in rows) and min(len(row["completion"]) for row in rows) >= 3
+    finished(tmp_path / "again", *sets, "run.steps=2")
+    assert train(tmp_path / "again", *sets).code == 0
+    assert lines(tmp_path / "again")[1:] == steps
+    assert finished(tmp_path / "plain", *sets, "recipe.sampler.strength=0.0")[1:] != steps[1:]
+
+
+@pytest.mark.slow
 def test_a_stop_string_ends_completions_and_is_not_in_their_text(tmp_path):
     finished(tmp_path / "run", *SMALL, 'rollout.stop=["=", "11"]', "run.steps=1")
     rows = lines(tmp_path / "run", "completions")
@@ -174,6 +190,8 @@ def test_show_names_the_rollouts(tmp_path):
         ),
         (("recipe=latr", 'rollout.stop=["1"]'), "rollout.stop = ['1']: expected [] with rollout = 'latr'"),
         (("recipe=anytime_reasoner", 'rollout.stop=["1"]'), "rollout.stop = ['1']: expected [] with rollout = 'brpo'"),
+        (("recipe=hapo", "recipe.rollout=remax"), "sampler = 'adaptive_temperature': expected none with rollout"),
+        (("recipe=hapo", "recipe.sampler.strength=1.0"), "sampler: adaptive_temperature: strength = 1.0 must lie in"),
         (("recipe=tree_rl",), "30 leaves; expected as many as rollout.group = 4"),
         (("recipe=anytime_reasoner",), "rollout = 'brpo': close = '</think>': character '<'"),
         ((*BRPO[:1], "recipe.rollout.close=="), "up to 8129 tokens; expected at most rollout.max_tokens = 12"),

@@ -10,9 +10,12 @@ import pytest
 
 from jaxrl_tok.rollouts.generate import generate
 from jaxrl_tok.rollouts.stop_strings import stop_table
+from jaxrl_tok.samplers.adaptive_temperature import token_temperature
+from jaxrl_tok.scores.normalized_entropy import EntropyScale
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
-from jaxrl_tok.train.programs import Decoding, chunk_programs
+from jaxrl_tok.train.programs import Decoding, chunk_programs, rollout_program
+from jaxrl_tok.types import LeftOut
 from tests import tiny
 from tests.rollouts.running import keys_of, sharp
 
@@ -46,10 +49,10 @@ def whole(slots=8, stops=False):
     return jax.device_get(run(prompts, sampling))
 
 
-def in_chunks(programs, mesh):
+def in_chunks(programs, mesh, *scale):
     """Returns the rollouts, and what the host saw after each call, one call too many."""
     params, prompts, *others = arguments(mesh)
-    read, state = programs.first(params, prompts, *others)
+    read, state = programs.first(params, prompts, *others, *scale)
     seen = []
     while not seen or seen[-1].busy.any():
         state, progress = programs.chunk(prompts, read, state)
@@ -86,6 +89,20 @@ def test_chunks_of_any_size_sample_what_one_call_does(steps, slots, caplog):
     assert_same(rollouts, expected)
     assert len(seen) == -(-int(taken) // steps)
     assert count >= 3 and compiled(caplog, in_chunks, programs, mesh)[1] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
+def test_temperatures_of_their_own_in_chunks(devices):
+    """The scale comes with the first call, and the others have it."""
+    mesh = make_mesh({"data": -1}, jax.devices()[:devices])
+    how = settings(8, False) | {"temper": functools.partial(token_temperature, strength=0.5), "left_out": LeftOut((5,))}
+    scale = replicate(EntropyScale(*jnp.array([1.0, -0.5, 0.1])), mesh)
+    how = Decoding(seed=5, **how)
+    rollouts, _ = in_chunks(chunk_programs(MODEL, mesh, how, 3), mesh, scale)
+    expected = jax.device_get(rollout_program(MODEL, mesh, how)(*arguments(mesh), scale).rollouts)
+    assert_same(rollouts, expected)
+    assert rollouts.temperature.shape == rollouts.tokens.shape and rollouts.temperature[rollouts.mask].std() > 0.05
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.models import Rope
-from jaxrl_tok.rollouts.extend import Engine, branch_keys, extend, fork, from_prompts, sampled_entropy
+from jaxrl_tok.rollouts.extend import Engine, branch_keys, extend, fork, from_prompts
 from jaxrl_tok.rollouts.generate import request_keys
 from jaxrl_tok.rollouts.stop_strings import stop_table
 from jaxrl_tok.train.score import score
@@ -210,10 +210,3 @@ def test_entropies_are_the_scoring_passes():
     arrays = (jnp.asarray(done.tokens)[:, None], jnp.asarray(mask)[:, None], jnp.full((PROMPTS, 1), 0.9, jnp.float32))
     scored = jax.jit(score, static_argnums=1)(WEIGHTS["plain"], MODELS["plain"], prompts, *arrays)
     np.testing.assert_allclose(done.entropies[mask], np.asarray(scored.entropy)[:, 0][mask], atol=2e-5)
-
-
-def test_entropy_by_hand():
-    """Of 1/2, 1/4, 1/4 without the threshold, of the first alone with it; of a greedy draw 0."""
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]] * 3))
-    got = sampled_entropy(logits, jnp.array([1.0, 1.0, 0.0]), jnp.array([-jnp.inf, np.log(0.3), -jnp.inf]))
-    np.testing.assert_allclose(got, [1.5 * np.log(2), 0, 0], atol=1e-6)

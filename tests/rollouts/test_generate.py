@@ -10,10 +10,13 @@ import pytest
 
 from jaxrl_tok.rollouts.generate import generate, request_keys
 from jaxrl_tok.rollouts.stop_strings import stop_table
+from jaxrl_tok.samplers.adaptive_temperature import token_temperature
+from jaxrl_tok.scores.normalized_entropy import EntropyScale
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.sharding.place import replicate, shard_batch
 from jaxrl_tok.train.programs import Decoding, rollout_program
 from jaxrl_tok.train.score import score
+from jaxrl_tok.types import LeftOut
 from tests import tiny
 from tests.rollouts.running import sharp
 
@@ -107,6 +110,21 @@ def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it():
     assert_same(jax.device_get(found), jax.device_get(run(stops, slots=16)))
 
 
+def test_each_request_has_its_own_temperature():
+    """Beside one of another temperature a completion is the one that it is beside its like."""
+    prompts, asked = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT)
+    heat = np.array([[0.0, 1.5]] * PROMPTS, np.float32)
+
+    def run(heat):
+        found = program(16)(prompts, dataclasses.replace(asked, temperature=heat), jnp.int32(1))[0]
+        return jax.device_get(found)
+
+    mixed, others = run(jnp.asarray(heat)), (run(jnp.full_like(heat, t)) for t in (0.0, 1.5))
+    for g, alike in enumerate(others):
+        assert_same(*(jax.tree.map(lambda x, g=g: x[:, g], x) for x in (mixed, alike)))
+    assert (mixed.sampler_logprobs[:, 0] == 0).all() and (mixed.sampler_logprobs[:, 1] < 0).any()
+
+
 def test_several_end_tokens():
     sampling = tiny.sampling((PROMPTS, GROUP), LIMIT)
     rollouts, _ = jax.device_get(
@@ -191,6 +209,107 @@ def test_the_trainer_gives_a_token_the_probability_it_was_drawn_with(temperature
             WEIGHTS, MODEL, prompts, rollouts.tokens, rollouts.mask, rollouts.temperature
         )
         assert np.abs(np.where(rollouts.mask, without.logprobs - rollouts.sampler_logprobs, 0)).max() > 0.05
+
+
+LEFT_OUT = LeftOut((5, 11, 30), (END, 8), 6)
+ONE = tiny.model(tied=False, layers=1)
+ONE_WEIGHTS = tiny.weights(ONE)
+ONE_WEIGHTS["head"] = 2 * ONE_WEIGHTS["head"]
+scored_once = jax.jit(score, static_argnums=1, static_argnames="left_out")
+
+
+@functools.cache
+def without(temperature, top_p, left=LEFT_OUT, stops=()):
+    """Completions without some tokens, which would else be among the likely ones; for stops each token is an "a"."""
+    table = stop_table(stops, [b"a"] * 37)
+    prompts, asked = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, temperature, top_p=top_p)
+    keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(GROUP))
+    options = {"max_tokens": LIMIT, "end_ids": (END, 8), "slots": 4, "left_out": left, "stops": table}
+    return prompts, jax.jit(lambda: generate(ONE_WEIGHTS, ONE, prompts, keys, asked, **options)[0])()
+
+
+def test_what_is_left_out_is_not_drawn_and_completions_have_their_minimum():
+    rollouts = jax.device_get(without(0.7, 0.8)[1])
+    assert not np.isin(rollouts.tokens[rollouts.mask], LEFT_OUT.ids).any()
+    ends = np.isin(rollouts.tokens, LEFT_OUT.end_ids) & rollouts.mask
+    assert not ends[..., :6].any() and ends[..., 6:].any()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [pytest.param(1.0, 1.0, marks=pytest.mark.slow), (0.7, 0.8)])
+def test_the_trainer_knows_what_is_left_out(temperature, top_p):
+    prompts, rollouts = without(temperature, top_p)
+    thresholds = rollouts.keep_thresholds if top_p < 1 else None
+    sampled = (rollouts.tokens, rollouts.mask, rollouts.temperature, thresholds)
+
+    def away(left):
+        scored = scored_once(ONE_WEIGHTS, ONE, prompts, *sampled, left_out=left)
+        return np.abs(np.where(rollouts.mask, scored.logprobs - rollouts.sampler_logprobs, 0)).max()
+
+    assert away(LEFT_OUT) < 1e-4
+    assert away(LeftOut(LEFT_OUT.ids)) > 0.01
+    if top_p == 1:
+        assert min(away(None), away(LeftOut((), LEFT_OUT.end_ids, 6))) > 0.01
+
+
+@pytest.mark.slow
+def test_a_stop_string_counts_from_the_minimum_on():
+    """A completion stops with the token that reaches the minimum, or that completes what began with it."""
+    for stop, length in (("a", 4), ("aa", 5)):
+        rollouts = without(1.0, 1.0, LeftOut((), (END, 8), 4), (stop,))[1]
+        np.testing.assert_array_equal(np.asarray(rollouts.mask).sum(-1), length)
+
+
+# Of entropies as this model has them, so that both sides are reached.
+SCALE = EntropyScale(jnp.float32(1.0), jnp.float32(-0.5), jnp.float32(0.1))
+
+
+@functools.cache
+def tempered(strength, temperature=0.7, top_p=1.0, left=None):
+    prompts, asked = tiny.prompts(PROMPTS, SIZE), tiny.sampling((PROMPTS, GROUP), LIMIT, temperature, top_p=top_p)
+    keys = request_keys(jnp.uint32(5), jnp.int32(0), jnp.int32(1), prompts.ids, jnp.arange(GROUP))
+    temper = None if strength is None else functools.partial(token_temperature, strength=strength)
+    how = {"max_tokens": LIMIT, "end_ids": (END,), "slots": 4, "left_out": left, "temper": temper}
+    return prompts, jax.jit(lambda scale: generate(ONE_WEIGHTS, ONE, prompts, keys, asked, scale=scale, **how)[0])(
+        SCALE
+    )
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [pytest.param(0.7, 0.8, marks=pytest.mark.slow), (1.0, 1.0)])
+def test_the_trainer_knows_the_temperature_of_each_token(temperature, top_p):
+    left = LEFT_OUT if top_p < 1 else None
+    prompts, rollouts = tempered(0.5, temperature, top_p, left)
+    own = np.asarray(rollouts.temperature)[np.asarray(rollouts.mask)] / temperature
+    assert own.min() >= 0.499 and own.max() <= 1.501 and own.std() > 0.05
+    thresholds = rollouts.keep_thresholds if top_p < 1 else None
+    sampled = (ONE_WEIGHTS, ONE, prompts, rollouts.tokens, rollouts.mask)
+
+    def away(heat):
+        scored = scored_once(*sampled, heat, thresholds, left_out=left)
+        return np.abs(np.where(rollouts.mask, scored.logprobs - rollouts.sampler_logprobs, 0))
+
+    mask = np.asarray(rollouts.mask)
+    heat = token_temperature(rollouts.entropy, jnp.full_like(rollouts.entropy, temperature), SCALE, strength=0.5)
+    np.testing.assert_allclose(np.asarray(rollouts.temperature)[mask], np.asarray(heat)[mask], rtol=1e-5)
+    if top_p == 1:
+        assert away(rollouts.temperature).max() < 1e-4
+        return
+    # At these temperatures tokens that are left out have up to 0.999 of the mass: what is left has so few digits.
+    full, less = (scored_once(*sampled, rollouts.temperature, left_out=x).logprobs for x in (None, left))
+    assert (away(rollouts.temperature) < 1e-4 + 3e-7 / np.exp(full - less)).all()
+    assert away(jnp.full((PROMPTS, GROUP), temperature)).max() > 0.05
+    # The entropies that the temperatures go by are the policy's own, whatever is left out.
+    plain = scored_once(*sampled, jnp.ones((PROMPTS, GROUP)))
+    np.testing.assert_allclose(np.where(mask, rollouts.entropy, 0), plain.entropy, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_strength_of_0_is_plain_sampling_to_the_bit():
+    plain, none = (jax.device_get(tempered(strength)[1]) for strength in (0.0, None))
+    assert none.entropy is None and none.temperature.shape == (PROMPTS, GROUP)
+    for name in ("tokens", "mask", "truncated", "sampler_logprobs", "keep_thresholds"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(none, name))
+    assert (plain.temperature[plain.mask] == np.float32(0.7)).all()
+    assert (jax.device_get(tempered(0.5)[1]).tokens != none.tokens).any()
 
 
 def test_greedy_completions_are_the_argmax_of_the_full_model():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_tok.samplers import draw
+from jaxrl_tok.samplers import draw, sampled_entropy
 from tests.samplers.cases import LOGITS
 
 ROWS = 10_000
@@ -115,3 +115,16 @@ def test_large_logits_give_finite_numbers():
     tokens, logprobs, _ = draws([3e4, 3e4 - 1, -3e4, -3e4, -3e4, -3e4], top_p=0.99)
     assert set(np.unique(tokens)) == {0, 1}
     assert np.isfinite(logprobs).all()
+
+
+def test_entropy_by_hand():
+    """Of 1/2, 1/4, 1/4 without the threshold, of the first alone with it; of a greedy draw 0."""
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]] * 3))
+    got = sampled_entropy(logits, jnp.array([1.0, 1.0, 0.0]), jnp.array([-jnp.inf, np.log(0.3), -jnp.inf]))
+    np.testing.assert_allclose(got, [1.5 * np.log(2), 0, 0], atol=1e-6)
+
+
+def test_what_is_left_out_has_no_part_in_the_entropy():
+    """Of two tokens that are as likely, whatever stands at -inf beside them; with a threshold of -inf too."""
+    got = sampled_entropy(jnp.array([[1.0, -jnp.inf, 1.0]]), jnp.ones(1), jnp.full(1, -jnp.inf))
+    np.testing.assert_allclose(got, np.log(2), atol=1e-6)

@@ -35,6 +35,7 @@ def fields(seed=0, vocab=37):
         "old_logprobs": jnp.asarray(-3.6 + 0.3 * rng.normal(size=shape), jnp.float32),
         "old_entropy": jnp.asarray(rng.random(shape), jnp.float32),
         "ref_logprobs": jnp.asarray(-3.6 + 0.3 * rng.normal(size=shape), jnp.float32),
+        "sampler_entropy": jnp.asarray(np.random.default_rng(seed + 100).random(shape), jnp.float32),
         "progress": jnp.float32(0.5),
         "step": jnp.int32(3),
     }
@@ -45,5 +46,6 @@ def batch(name="grpo", seed=0, temperature=0.9) -> Batch:
     built = recipe(name)
     wanted = built.assemble_reads | built.step_reads | {"tokens", "mask", "valid", "sampler_logprobs"}
     have = {k: v for k, v in have.items() if k in wanted}
+    states = {path: method.init() for path, method in built.stateful.items() if path == "sampler"}
     heat = jnp.full((PROMPTS, GROUP), temperature, jnp.float32)
-    return jax.jit(lambda f: assemble(built, {}, tiny.prompts(PROMPTS, 5), f, heat, None)[0])(have)
+    return jax.jit(lambda f: assemble(built, states, tiny.prompts(PROMPTS, 5), f, heat, None)[0])(have)

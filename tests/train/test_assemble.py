@@ -41,6 +41,24 @@ def test_the_step_gets_what_it_reads_and_no_more():
     assert batch.fields["advantages"].dtype == jnp.float32
 
 
+def test_the_next_batch_is_sampled_by_the_entropies_of_this_one():
+    """Of all of its tokens, also of those that train nothing: here the groups without a difference and the invalid."""
+    have, built = cases.fields(), cases.recipe("hapo")
+    mask = np.asarray(have["mask"])
+    entropy = np.where(mask, np.asarray(have["sampler_entropy"]), np.nan)
+    # The extremes are a completion's without a reward, and one's of a group without a difference.
+    entropy[(*np.argwhere(~np.asarray(have["valid"]))[0], 0)], entropy[0, 0, 0] = 2.0, 1e-4
+    states = {path: method.init() for path, method in built.stateful.items()}
+    assert states.keys() == {"sampler"} and not np.any(states["sampler"])
+    heat = jnp.ones(mask.shape, jnp.float32)
+    given = have | {"sampler_entropy": jnp.asarray(entropy)}
+    batch, after = jax.jit(lambda x: assemble(built, states, tiny.prompts(cases.PROMPTS, 5), x, heat, None))(given)
+    logs = np.sort(np.log(entropy[mask]))
+    pivot = logs[round(0.8 * (len(logs) - 1))]
+    np.testing.assert_allclose(after["sampler"], [pivot, logs[0] - pivot, logs[-1] - pivot], rtol=1e-5)
+    assert batch.temperature.shape == mask.shape and batch.fields["mask"].sum() < mask.sum()
+
+
 def test_a_token_that_is_not_trained_leaves_the_mask_and_the_credit_of_the_others_stays():
     have, built = cases.fields(), cases.recipe("dapo")
     trained = jnp.asarray(np.random.default_rng(1).random(have["mask"].shape) < 0.6)

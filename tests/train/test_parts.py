@@ -18,6 +18,7 @@ from jaxrl_tok.train.assemble import assemble
 from jaxrl_tok.train.build import build, init_state
 from jaxrl_tok.train.recipe import build_recipe
 from jaxrl_tok.train.step import gradients
+from jaxrl_tok.types import LeftOut
 from tests import tiny
 from tests.train import cases
 from tests.train.processes import RUN
@@ -71,6 +72,31 @@ def test_without_parts_the_model_is_the_decoder():
 def test_experts_are_a_part_that_supplies_their_balance():
     run = load_run(RUN, ["model.experts=4", "model.experts_per_token=2"])
     assert parts.parts_of(run) == {"experts"}
+
+
+def test_what_is_never_drawn_is_named_by_text():
+    made = built('rollout.bad_tokens=["=", "7", "="]', "rollout.min_tokens=3")
+    assert made.left_out == LeftOut((TOKENIZER.encode("=")[0], TOKENIZER.encode("7")[0]), TOKENIZER.eos_ids, 3)
+    assert made.evaluation is not made.rollout
+    plain = built()
+    assert plain.left_out is None and plain.evaluation is plain.rollout
+    alone = built('rollout.bad_tokens=["="]')
+    assert alone.evaluation is alone.rollout
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (('rollout.bad_tokens=["=="]',), "rollout.bad_tokens: '==': expected one token; it is 2: ['=', '=']"),
+        (('rollout.bad_tokens=["a"]',), "rollout.bad_tokens: 'a': character 'a'"),
+        (("recipe=latr", "rollout.min_tokens=2"), "rollout.min_tokens = 2: expected 0 with rollout = 'latr'"),
+        (("recipe=latr", 'rollout.bad_tokens=["="]'), "rollout.bad_tokens = ['=']: expected [] with rollout = 'latr'"),
+    ],
+)
+def test_what_cannot_be_left_out_is_refused(sets, words):
+    with pytest.raises(ConfigError) as error:
+        built(*sets)
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @functools.cache

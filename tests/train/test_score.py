@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrl_tok.train.score import distances, score
+from jaxrl_tok.types import LeftOut
 from tests import tiny
 from tests.train import cases
 
@@ -100,3 +102,46 @@ def test_greedy_completions_are_scored_at_temperature_one():
     params, prompts, fields = tiny.weights(model), tiny.prompts(8, 5), cases.fields()
     at = [scored(params, model, prompts, fields["tokens"], fields["mask"], jnp.full((8, 4), t)) for t in (0.0, 1.0)]
     np.testing.assert_array_equal(at[0].logprobs, at[1].logprobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threshold", [None, -4.5])
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_what_was_not_drawn_is_not_in_the_normaliser_nor_in_its_gradient(threshold, cap):
+    """Log-probs and slopes beside those of a softmax of all logits in which the tokens are -inf."""
+    model = tiny.model(layers=1, tied=False, logit_cap=cap)
+    params, prompts, fields = tiny.weights(model), tiny.prompts(2, 5), cases.fields()
+    left = LeftOut((1, 9, 30), (2, 9), 3)
+    heat, mask = jnp.full((2, 2), 0.7, jnp.float32), fields["mask"][:2, :2]
+    gone = np.zeros((mask.shape[-1], 37), bool)
+    gone[:, left.ids] = True
+    gone[:3, 2] = True
+    tokens = np.array(fields["tokens"][:2, :2]) % 5 + 3  # none of them
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=mask.shape), jnp.float32)
+    tokens = jnp.asarray(tokens, jnp.int32)
+
+    def direct(params):
+        states = model.forward(params, prompts.tokens, prompts.lengths, tokens)
+        first = jnp.broadcast_to(states.prompt[:, None, -1:], (2, 2, 1, model.arch.dim))
+        hidden = jnp.concatenate([first, states.completion[:, :, :-1]], axis=2)
+        z = jnp.einsum("PGTD,VD->PGTV", hidden, model.head(params))
+        z = jnp.where(gone, -jnp.inf, (z if cap is None else cap * jnp.tanh(z / cap)) / 0.7)
+        z = jax.nn.log_softmax(z, axis=-1)
+        if threshold is not None:
+            z = jax.nn.log_softmax(jnp.where(z >= threshold, z, -jnp.inf), axis=-1)
+        z = jnp.take_along_axis(z, tokens[..., None], axis=-1)[..., 0]
+        z = jnp.where(mask & (z > -jnp.inf), z, 0)
+        return jnp.sum(z * weights), z
+
+    def scored(params):
+        kept = None if threshold is None else jnp.full(mask.shape, threshold)
+        z = score(params, model, prompts, tokens, mask, heat, kept, left_out=left).logprobs
+        return jnp.sum(jnp.where(direct(params)[1] < 0, z, 0) * weights), z
+
+    (_, want), want_grads = jax.jit(jax.value_and_grad(direct, has_aux=True))(params)
+    (_, got), grads = jax.jit(jax.value_and_grad(scored, has_aux=True))(params)
+    known = np.asarray(want) < 0
+    assert known.sum() > 5
+    np.testing.assert_allclose(np.where(known, got, 0), want, rtol=1e-4, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)

@@ -12,7 +12,7 @@ from jaxrl_tok.train import tries
 from jaxrl_tok.train.assemble import assemble
 from jaxrl_tok.train.score import distances, score_batch
 from jaxrl_tok.train.step import gradients
-from jaxrl_tok.types import Prompts, Rollouts
+from jaxrl_tok.types import LeftOut, Prompts, Rollouts
 from tests import tiny
 from tests.train import cases
 
@@ -62,6 +62,7 @@ def test_every_completion_is_a_path_and_every_token_stands_once(parts, shards, f
         path = where[row, packed.node[row, n]]
         assert [packed.tokens[row, k] for k in path] == text
         assert packed.before[row, n] == path[-2]
+        assert packed.place[row, n] == t
         assert packed.real[row, n]
         assert packed.temperature[row, n] == rollouts.temperature[p, g]
         kept = tuple(rollouts.keep_thresholds[p, g, : t + 1]) if filtered else ()
@@ -213,6 +214,39 @@ def test_experts_are_as_even_in_tries():
     params = tiny.weights(model)
     plain, packed = (jax.jit(score_batch, static_argnums=1)(params, model, x).balance for x in grouped("grpo"))
     np.testing.assert_allclose(packed, plain, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("filtered", [False, True])
+def test_what_is_left_out_of_tries(filtered):
+    model = tiny.model()
+    params = tiny.weights(model)
+    left = LeftOut((9, 12), (20,), 3)
+    batches = [dataclasses.replace(x, left_out=left) for x in grouped("grpo", filtered=filtered)]
+    without, plain, packed = (
+        jax.jit(score_batch, static_argnums=1)(params, model, x).logprobs
+        for x in (dataclasses.replace(batches[0], left_out=None), *batches)
+    )
+    np.testing.assert_allclose(packed, plain, rtol=1e-4, atol=1e-5)
+    away = np.asarray(plain - without)[np.asarray(batches[0].fields["mask"])]
+    assert np.abs(away).max() > 0.01 and (filtered or away.min() >= -1e-5)
+
+
+def test_temperatures_of_their_own_in_tries():
+    """By the token, so that completions share what they have alike: as it is where each goes by its entropy."""
+    model = tiny.model()
+    params = tiny.weights(model)
+    fields, (batch, before) = completions(), grouped("grpo")
+    heat = np.where(fields["tokens"] == 3, 0.5, 1.5).astype(np.float32)
+    sampled = (fields["tokens"], fields["mask"], fields["truncated"], fields["sampler_logprobs"])
+    packed = tries.pack(jax.tree.map(np.asarray, tiny.prompts(cases.PROMPTS, 5)), Rollouts(*sampled, heat, heat))
+    assert packed.real.sum() == before.tries.real.sum()
+    batches = [dataclasses.replace(batch, temperature=heat, tries=x) for x in (None, packed)]
+    plain, shared, other = (
+        jax.jit(score_batch, static_argnums=1)(params, model, x).logprobs for x in (*batches, batch)
+    )
+    np.testing.assert_allclose(shared, plain, rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(plain) - np.asarray(other)).max() > 0.1
 
 
 def test_statistics_values_and_distances_of_tries():
