@@ -39,6 +39,8 @@ CHECKS: dict[str, Callable[..., None]] = {
     "spo_tree": spo_tree.check,
     "vine_ppo": vine_ppo.check,
 }
+# Of methods that fix what completions share before they sample: the node of each token, [G, T], of the most tokens.
+NODES: dict[str, Callable[..., Any]] = {"spo_tree": spo_tree.nodes}
 SUPPLIES: dict[str, frozenset[str]] = {
     "brpo": brpo.SUPPLIES,
     "cure": cure.SUPPLIES,

@@ -54,7 +54,7 @@ def check_critic(run: Run, recipe: Recipe) -> None:
 
 
 def method_of(
-    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, tokenizer: Any, decoding: Mapping[str, Any]
+    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, tokenizer: Vocabulary, decoding: Mapping[str, Any]
 ) -> Callable[..., Sampled] | None:
     """Returns the program of the recipe's rollouts, None for independent completions.
 
@@ -76,11 +76,16 @@ def method_of(
     return programs.method_program(method, model, mesh, contains=contains, **decoding)
 
 
-def _encoded(tokenizer: Tokenizer, texts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Returns hyperparameters that are text, or token ids already, as token ids."""
+def _encoded(tokenizer: Vocabulary, texts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Returns hyperparameters that are text, or token ids already, as token ids.
+
+    With a vocabulary of which only the size is known, as in a plan, a text has a token for each byte: the most.
+    """
     found = {}
     for name, text in texts.items():
         try:
+            if isinstance(text, str) and not isinstance(tokenizer, Tokenizer):
+                text = [0] * len(text.encode())
             found[name] = tuple(tokenizer.encode(text) if isinstance(text, str) else text)
         except DataError as error:
             raise ConfigError(f"{name} = {text!r}: {error}") from None
@@ -105,8 +110,13 @@ def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
         raise ConfigError(f"rollout.stop: {error}") from None
 
 
-def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:
-    """Returns which tokens have a piece of text, or a match of a pattern, in theirs: bool[vocab]."""
+def containing(tokenizer: Vocabulary, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:
+    """Returns which tokens have a piece of text, or a match of a pattern, in theirs: bool[vocab].
+
+    Of a vocabulary of which only the size is known, as in a plan, all.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        return np.ones(vocab, bool)
     pattern = re.compile(re.escape(text)) if isinstance(text, str) else text
     found = np.zeros(vocab, bool)
     found[: tokenizer.size] = [bool(pattern.search(tokenizer.decode([token]))) for token in range(tokenizer.size)]
