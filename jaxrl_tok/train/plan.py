@@ -119,10 +119,14 @@ def longest_tries(built: Build) -> Tries | None:
 
 
 class Step:
-    """One training step on shapes: what `rl.rollout_step` calls, in its order, compiled and kept by name."""
+    """One training step on shapes: what `rl.rollout_step` calls, in its order, compiled and kept by name.
 
-    def __init__(self, built: Build):
+    With `only`, programs of other names are traced and not compiled; their results are taken to lie as a batch does.
+    """
+
+    def __init__(self, built: Build, only: frozenset[str] | None = None):
         self.built = built
+        self._only = only
         self.compiled: list[Compiled] = []
         # Each leaf an object of its own: in the template, the reference's are those of the parameters.
         self._state = jax.tree.map(lambda x: _shaped(x, x.sharding), built.main.template)
@@ -162,6 +166,10 @@ class Step:
         }
         start = time.perf_counter()
         lowered = program.lower(*arguments, **options)  # type: ignore[attr-defined]
+        if self._only is not None and name not in self._only:
+            results = self._placed(lowered.out_info)
+            self._hold(results)
+            return results
         try:
             binary = lowered.compile()
         except jax.errors.JaxRuntimeError as error:

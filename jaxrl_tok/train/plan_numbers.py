@@ -98,20 +98,25 @@ def work(built: Build, compiled: list[Compiled], chip: Chip) -> list[Work]:
     return found
 
 
+def one_pass(built: Build) -> flops.Flops:
+    """Returns the operations of a scoring pass over all of a step's tokens, laid out as `train.share_prefix` says."""
+    arch, run = _arch(built), built.run
+    if (tries := longest_tries(built)) is not None:
+        return flops.tries(arch, tries)
+    prompts, group, *lengths = _grid(run)
+    if run.train.share_prefix == "none":
+        prompts, group = prompts * group, 1
+    return flops.forward(arch, prompts, group, *lengths, logits=tokens(run))
+
+
 def step_flops(built: Build) -> dict[str, int]:
     """Returns the operations of each program in all its calls of a step, on all chips together."""
     arch, run, stage = _arch(built), built.run, built.main
-    size = (run.rollout.prompts, run.rollout.group, run.rollout.max_prompt, run.rollout.max_tokens)
-    logits = run.rollout.prompts * run.rollout.group * run.rollout.max_tokens
-    sampled = passed = flops.forward(arch, *size, logits=logits)
-    if run.train.share_prefix == "none":
-        passed = flops.forward(arch, size[0] * size[1], 1, *size[2:], logits=logits)
-    elif (tries := longest_tries(built)) is not None:
-        passed = flops.tries(arch, tries)
+    passed = one_pass(built)
     updates = run.train.epochs * flops.update(passed, arch.remat)
     updates += run.train.epochs * passed.total if stage.recipe.passes(stage.updates)["prepare"] else 0
     return {
-        "rollout": sampled.total,
+        "rollout": flops.forward(arch, *_grid(run), logits=tokens(run)).total,
         "score": passed.total,
         "reference": passed.total,
         "distances": 2 * passed.total,
@@ -245,6 +250,11 @@ def _arch(built: Build) -> Architecture:
     base = built.base
     assert isinstance(base, Transformer)  # `vocabulary` has refused a model of the user's own
     return base.arch
+
+
+def _grid(run: Run) -> tuple[int, int, int, int]:
+    """Prompts, completions of each, and the most tokens of both."""
+    return run.rollout.prompts, run.rollout.group, run.rollout.max_prompt, run.rollout.max_tokens
 
 
 def _is_spec(x: Any) -> bool:

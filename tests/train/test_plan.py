@@ -103,12 +103,12 @@ TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,1]", "recipe.rollout.segm
 @pytest.mark.parametrize(
     ("sets", "programs"),
     [
-        ((*TREE, "train.share_prefix=tree"), ["rollout", "reference", "assemble", "update"]),
-        (("recipe=dapo_dynamic",), ["rollout", "assemble", "update"]),
+        ((*TREE, "train.share_prefix=tree"), ["rollout", "score", "reference", "assemble", "update"]),
+        pytest.param(("recipe=dapo_dynamic",), ["rollout", "assemble", "update"], marks=pytest.mark.slow),
         pytest.param(("recipe=remax",), ["rollout", "assemble", "update"], marks=pytest.mark.slow),
         pytest.param(
             ("recipe=vine_ppo", "recipe.rollout.samples=2", "recipe.rollout.segments=2"),
-            ["rollout", "reference", "assemble", "update"],
+            ["rollout", "assemble", "update"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -147,6 +147,22 @@ def test_the_reference_is_held_beside_the_policy():
     step._hold(step._state)
     held = sum(map(plan.on_a_chip, step._live.values()))
     assert held == sum(plan_numbers.state_bytes(step.built.main.template).values())
+
+
+def test_a_program_that_is_not_asked_for_is_traced_alone(step):
+    class Traced:
+        out_info = jax.ShapeDtypeStruct((8, 2), "float32")
+
+        def __call__(self):
+            return None
+
+        def lower(self):
+            return self
+
+    asked = plan.Step(step.built, frozenset({"update"}))
+    found = asked.call("reference", Traced())  # which could not be compiled
+    assert not asked.compiled and found.sharding.shard_shape(found.shape) == (4, 2)
+    assert id(found) in asked._live
 
 
 def test_out_of_memory_is_kept_and_another_error_is_raised(step):
