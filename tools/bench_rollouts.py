@@ -1,6 +1,7 @@
 """Times what groups share: prefixes scored, trained and sampled once and as often as they stand there, on a CPU.
 
     python tools/bench_rollouts.py [--rounds 5] [--only star,tree,sampled,refill]
+    python tools/bench_rollouts.py --aot v5p:2x2x1 [--only star,tree,sampled] [--run FILE]
 
 A model of 4 layers and width 256, float32, each way in turns; medians, and times relative to the first way.
 `star` and `tree` are groups that are scored and trained with `train.share_prefix` "none", "prompt" and "tree": 8
@@ -8,24 +9,31 @@ completions of 64 tokens of a prompt of 512; 6 x 6 x 6 segments of 32 tokens aft
 completions. Scoring is one pass without gradient, an update is the gradient of GRPO's loss with Adam. `sampled` samples
 the tree: as 216 rows with prompts of their own, as 216 completions of one prompt, and as segments. `refill` counts the
 steps of the decode loop for 128 requests of geometric lengths in 16 slots.
+
+With `--aot` the same groups with the model of a run file, by default Qwen3-8B, compiled for chips that are not there
+(it needs jax[tpu] and no TPU). In place of times there are operations of all chips, counted from the model's sizes with
+those of the kernels, which XLA's own count leaves out as it takes a loop once; and the memory that the compiler planned
+on a chip: temporaries, and all with arguments and results.
 """
 
 import argparse
 import dataclasses
 import functools
 import math
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 VOCAB = 4096
+RUN = Path(__file__).resolve().parents[1] / "configs" / "runs" / "plan_qwen3_8b.toml"
 SHAPES = {"star": (1, 512, (8,), 64), "tree": (1, 64, (6, 6, 6), 32)}  # prompts, their length, branches, segment
 WAYS = ("none", "prompt", "tree")
 
@@ -160,6 +168,76 @@ def refill(requests: int = 128, slots: int = 16, mean: float = 24.0, longest: in
     return {"refilled": steps(True), "in rounds": steps(False)}
 
 
+class Planned(NamedTuple):
+    """What a program would cost; sizes are bytes on a chip."""
+
+    tokens: int  # that the model computes
+    flops: int  # of all chips
+    temporary: int
+    total: int
+    seconds: float  # of compiling it
+    error: str = ""
+
+
+def ahead(name: str, where: str, file: Path = RUN, sets: Sequence[str] = ()) -> Iterator[tuple[str, str, Planned]]:
+    """Yields work, way and cost of a part's programs for a topology, one compilation after the other."""
+    from jaxrl_tok.config.load import load_run
+    from jaxrl_tok.models import Transformer
+    from jaxrl_tok.train import flops, plan, plan_numbers
+    from jaxrl_tok.train.build import build
+    from jaxrl_tok.train.topology import topology
+
+    prompts = load_run(file, sets).rollout.prompts
+    devices = topology(where).devices
+    works = {"rollout": "sample"} if name == "sampled" else {"reference": "score", "update": "update"}
+    for way in ("rows", "prompt", "tree") if name == "sampled" else WAYS:
+        run = load_run(file, [*sets, *settings(name, way, prompts)])
+        built = build(run, plan.vocabulary(run), plan.QUESTIONS, devices)
+        step = plan.Step(built, frozenset(works))
+        step.take()
+        passed = plan_numbers.one_pass(built)
+        assert isinstance(built.base, Transformer)
+        tokens = passed.layers // flops.per_token(built.base.arch)
+        for one in step.compiled:
+            done = plan_numbers.step_flops(built)["update"] if one.name == "update" else passed.total
+            yield works[one.name], way, Planned(tokens, done, one.temporary, one.total, one.seconds, one.error)
+
+
+def settings(name: str, way: str, prompts: int) -> list[str]:
+    """Returns what makes of a run file with so many prompts the step of a part, one way.
+
+    What is scored is scored by the reference. A tree's baselines that are sampled are independent completions.
+    """
+    _, size, branches, segment = SHAPES["tree" if name == "sampled" else name]
+    leaves = math.prod(branches)
+    alone = way == "rows"  # each completion of a prompt of its own
+    sets = ["recipe=grpo_kl"]
+    if len(branches) > 1 and (name != "sampled" or way == "tree"):
+        sets = ["recipe=spo_tree", f"recipe.rollout.branches={[*branches]}", f"recipe.rollout.segment_tokens={segment}"]
+    sizes = {"max_prompt": size, "max_tokens": segment * len(branches), "group": 1 if alone else leaves}
+    sizes["prompts"] = prompts * (leaves if alone else 1)
+    share = "none" if alone else way
+    return [*sets, *(f"rollout.{key}={value}" for key, value in sizes.items()), f"train.share_prefix={share}"]
+
+
+def show_ahead(name: str, rows: Iterator[tuple[str, str, Planned]]) -> None:
+    """Prints a line a program, and its ratios to the first way of the same work."""
+    print(
+        f"{name:8}{'way':>8}{'tokens':>9}{'ratio':>7}{'TFLOP':>10}{'ratio':>7}{'temp GiB':>10}{'ratio':>7}"
+        f"{'all GiB':>9}{'seconds':>9}"
+    )
+    first: dict[str, Planned] = {}
+    for work, way, one in rows:
+        base = first.setdefault(work, one)
+        line = f"{work:8}{way:>8}{one.tokens:9,}{one.tokens / base.tokens:7.2f}"
+        line += f"{one.flops / 1e12:10,.1f}{one.flops / base.flops:7.2f}"
+        if one.error:
+            print(f"{line}  {one.error.splitlines()[0]}", flush=True)
+            continue
+        share = f"{one.temporary / base.temporary:7.2f}" if base.temporary else f"{'-':>7}"
+        print(f"{line}{one.temporary / 2**30:10.2f}{share}{one.total / 2**30:9.2f}{one.seconds:9.0f}", flush=True)
+
+
 def architecture(**changes: Any) -> Any:
     """Returns the sizes of the model."""
     from jaxrl_tok.models import Architecture
@@ -218,8 +296,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="star,tree,sampled,refill", help="parts, with commas between")
+    parser.add_argument("--aot", metavar="CHIP:SHAPE", help="compile for these chips instead; without refill")
+    parser.add_argument("--run", type=Path, default=RUN, help="run file of the model, with --aot")
     options = parser.parse_args()
+    if options.aot:
+        # Nothing runs: an accelerator that is here is left alone.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        print(f"{options.run.stem} on {options.aot}; ratios to the first way")
     for name in options.only.split(","):
+        if options.aot:
+            if name != "refill":
+                show_ahead(name, ahead(name, options.aot, options.run))
+            continue
         if name == "refill":
             steps = refill()
             share = steps["in rounds"] / steps["refilled"]

@@ -28,8 +28,9 @@ JOIN_TIMEOUT = "JAXRL_TOK_JOIN_TIMEOUT"  # seconds; 300 unless set
 
 BEAT = 1.0  # seconds between two signs of life, and between two looks for those of others
 SILENCE = 30.0  # seconds without a sign of life, after which a process counts as lost
-# jax's own limit. It ends a process with a stack trace, so ours comes first.
-HEARTBEAT_TIMEOUT = 50
+# jax's own limit, in seconds. It ends a process with a stack trace, so ours comes first: of a process that is lost, jax
+# may have had the last sign of life half of this before.
+HEARTBEAT_TIMEOUT = 100
 # Seconds that a process waits for the others at one point: for the SHA-256 of a large checkpoint, for slow rewards.
 # The loss of a process ends the wait long before.
 PATIENCE = 3600
@@ -234,10 +235,9 @@ def connected(environment: Mapping[str, str] = os.environ) -> Iterator[Peers]:
         )
         _join(own, timeout)
         client, index, count = coordination()
-        herald.will_say(
-            f"error: process {index} of {count} was ended from outside, or because process 0 with {where} is gone; "
-            f"{AGAIN}"
-        )
+        other = f"process 0 with {where}" if index else "another"
+        ended = f"process {index} of {count} was ended from outside, or because {other} is gone"
+        herald.will_say(f"error: {ended}; {AGAIN}")
         peers = Peers(index, count, client, herald)
         watch = threading.Thread(target=peers.watch, name="watch-peers", daemon=True)
         watch.start()

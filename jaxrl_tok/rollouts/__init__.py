@@ -20,6 +20,10 @@ _MODULES: dict[str, ModuleType] = {
     for module in (brpo, cure, dars, dynamic, eptree, latr, remax, spo_chain, spo_tree, vine_ppo)
 }
 ROLLOUTS: dict[str, Callable[..., Any]] = {name: getattr(module, name) for name, module in _MODULES.items()}
+# Of methods that fix what completions share before they sample: the node of each token, [G, T], of the most tokens.
+NODES: dict[str, Callable[..., Any]] = {
+    name: module.nodes for name, module in _MODULES.items() if hasattr(module, "nodes")
+}
 SUPPLIES: dict[str, frozenset[str]] = {
     name: getattr(module, "SUPPLIES", frozenset()) for name, module in _MODULES.items()
 }

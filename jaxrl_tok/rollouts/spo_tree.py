@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.rollouts.extend import Contains, Engine, Extended, Requests, extend, fork, from_prompts
@@ -35,6 +36,20 @@ def check(
             f"segment_tokens = {segment_tokens}: expected 1 to {most}: {len(branches) - 1} segments and a token more "
             f"within rollout.max_tokens = {max_tokens}"
         )
+
+
+def nodes(
+    group: int,
+    max_tokens: int,
+    *,
+    branches: list[int] | tuple[int, ...] = (6, 6, 6),
+    segment_tokens: int = 100,
+) -> Int[np.ndarray, "G T"]:
+    """Returns the number of each token's node, as in `node_ids`, of a tree in which no node ends early."""
+    counts = np.cumprod(branches)
+    depth = np.minimum(np.arange(max_tokens) // segment_tokens, len(branches) - 1)
+    before = 1 + np.concatenate([[0], np.cumsum(counts[:-1])])
+    return (before[depth] + np.arange(group)[:, None] // (group // counts)[depth]).astype(np.int32)
 
 
 def spo_tree(

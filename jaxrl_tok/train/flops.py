@@ -5,7 +5,10 @@ XLA's own count takes the body of a loop once, whatever it repeats.
 
 import dataclasses
 
+import numpy as np
+
 from jaxrl_tok.models import Architecture
+from jaxrl_tok.types import Tries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,17 @@ def forward(arch: Architecture, prompts: int, group: int, prompt: int, completio
     tokens = prompts * (prompt + group * completion)
     mixed = prompts * (attention(arch, 0, prompt) + group * attention(arch, prompt, completion))
     return Flops(tokens * per_token(arch), mixed, 2 * logits * arch.dim * arch.vocab)
+
+
+def tries(arch: Architecture, packed: Tries) -> Flops:
+    """Returns the operations of one pass over tries, each token computed and scored once; it sees those on its path."""
+    ends, positions = np.asarray(packed.ends), np.asarray(packed.positions)
+    before = positions[ends > np.arange(ends.shape[1])].astype(np.int64) + 1
+    windows = (arch.window if arch.slides(i) else None for i in range(arch.layers))
+    each = (before.sum() if window is None else np.minimum(before, window).sum() for window in windows)
+    logits = int(np.asarray(packed.real).sum())
+    mixed = 4 * arch.heads * arch.head_dim * int(sum(each))
+    return Flops(before.size * per_token(arch), mixed, 2 * logits * arch.dim * arch.vocab)
 
 
 def update(passed: Flops, remat: str) -> int:

@@ -15,7 +15,7 @@ from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.io.tokenizer import Tokenizer, Vocabulary, token_bytes
 from jaxrl_tok.models import params as model_params
 from jaxrl_tok.rollouts import REFUSED, TEXTS, check
-from jaxrl_tok.rollouts.extend import Temper, nothing_contains
+from jaxrl_tok.rollouts.extend import Temper
 from jaxrl_tok.rollouts.stop_strings import StopTable, stop_table
 from jaxrl_tok.train import programs
 from jaxrl_tok.train.compilation import compiled
@@ -56,12 +56,11 @@ def check_critic(run: Run, recipe: Recipe) -> None:
 
 
 def decoding_of(run: Run, recipe: Recipe, tokenizer: Vocabulary, model: models.Model, dtype: str) -> programs.Decoding:
-    """Returns how a run samples; of a vocabulary of which only the size is known, as in a plan, no token has a text.
+    """Returns how a run samples.
 
     Raises:
       ConfigError, DataError: as `stops_of` and `left_out_of`.
     """
-    known = isinstance(tokenizer, Tokenizer)
     return programs.Decoding(
         seed=run.run.seed,
         max_tokens=run.rollout.max_tokens,
@@ -71,12 +70,12 @@ def decoding_of(run: Run, recipe: Recipe, tokenizer: Vocabulary, model: models.M
         stops=stops_of(run, tokenizer),
         left_out=left_out_of(run, tokenizer, model.vocab),
         temper=temper_of(recipe),
-        contains=functools.partial(containing, tokenizer, model.vocab) if known else nothing_contains,
+        contains=functools.partial(containing, tokenizer, model.vocab),
     )
 
 
 def method_of(
-    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, tokenizer: Any, decoding: programs.Decoding
+    run: Run, recipe: Recipe, model: models.Model, mesh: Mesh, tokenizer: Vocabulary, decoding: programs.Decoding
 ) -> Callable[..., Sampled] | None:
     """Returns the program of the recipe's rollouts, None for independent completions.
 
@@ -98,12 +97,17 @@ def method_of(
     return programs.rollout_program(model, mesh, decoding, functools.partial(how.fn, **{**how.own, **encoded}))
 
 
-def _encoded(tokenizer: Tokenizer, texts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Returns hyperparameters that are text, or token ids already, as token ids."""
+def _encoded(tokenizer: Vocabulary, texts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Returns hyperparameters that are text, or token ids already, as token ids.
+
+    With a vocabulary of which only the size is known, as in a plan, a text has a token for each byte: the most.
+    """
     found = {}
     for name, text in texts.items():
         try:
-            found[name] = tuple(tokenizer.encode(text) if isinstance(text, str) else text)
+            if isinstance(text, str):
+                text = tokenizer.encode(text) if isinstance(tokenizer, Tokenizer) else [0] * len(text.encode())
+            found[name] = tuple(text)
         except DataError as error:
             raise ConfigError(f"{name} = {text!r}: {error}") from None
     return found
@@ -213,8 +217,13 @@ def scale_of(recipe: Recipe, state: TrainState) -> tuple[Any, ...]:
     return () if recipe.sampler is None else (state.method_state["sampler"],)
 
 
-def containing(tokenizer: Tokenizer, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:
-    """Returns which tokens have a piece of text, or a match of a pattern, in theirs: bool[vocab]."""
+def containing(tokenizer: Vocabulary, vocab: int, text: str | re.Pattern[str]) -> np.ndarray:
+    """Returns which tokens have a piece of text, or a match of a pattern, in theirs: bool[vocab].
+
+    Of a vocabulary of which only the size is known, as in a plan, all.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        return np.ones(vocab, bool)
     pattern = re.compile(re.escape(text)) if isinstance(text, str) else text
     found = np.zeros(vocab, bool)
     found[: tokenizer.size] = [bool(pattern.search(tokenizer.decode([token]))) for token in range(tokenizer.size)]

@@ -4,12 +4,8 @@ The programs are those that `build` makes for training, called in the order of a
 arrays; nothing is computed, and neither data, tokenizer nor weights are opened.
 """
 
-import contextlib
 import dataclasses
-import importlib.util
 import math
-import os
-import re
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -19,51 +15,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import ConfigError
+from jaxrl_tok.rollouts import NODES
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.train import hlo, parts
 from jaxrl_tok.train.build import Build, build
-from jaxrl_tok.train.chips import CPU, Chip, chip
 from jaxrl_tok.train.parts import sampling
+from jaxrl_tok.train.probes import made
 from jaxrl_tok.train.programs import TRAIN
 from jaxrl_tok.train.recipe import DISTANCE_ARRAYS, STATISTIC_ARRAYS
+from jaxrl_tok.train.topology import Topology, topology
 from jaxrl_tok.train.tries import pack
-from jaxrl_tok.types import Prompts, Rollouts, TrainState
+from jaxrl_tok.types import Prompts, Rollouts, TrainState, Tries
 
 # A plan opens no data: of how many questions methods keep something that keep it for each.
 QUESTIONS = 100_000
-# libtpu is not to look for a TPU, nor to mind another program that compiles.
-LIBTPU = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-# What the compiler is told of a GPU that is not there, in XLA's text form; the interconnect is that of one machine.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
-  clock_rate_ghz: 1.98 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 minor: 0 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Topology:
-    """The chips that a plan is for."""
-
-    text: str
-    chip: Chip | None  # None for a CPU
-    devices: tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,64 +57,6 @@ class Compiled:
     def total(self) -> int:
         """All that must be in memory while it runs."""
         return self.arguments + self.results + self.temporary + self.code + self.held
-
-
-def topology(text: str, slices: int = 1) -> Topology:
-    """Returns the chips of a topology such as `v5p:8x8x8`, `h100:8` or `cpu:8`; a TPU has as many slices as are said.
-
-    Raises:
-      ConfigError: no such chip or shape, or what compiles for it is not installed.
-    """
-    name, _, shape = text.partition(":")
-    kind = chip(name)
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise ConfigError(f"--topology {text}: expected a chip and a shape, as in v5p:8x8x8, h100:8 or cpu:8")
-    if kind is None:
-        return Topology(text, None, tuple(_cpus(text, math.prod(map(int, shape.split("x"))))))
-    found = _gpus(text, shape) if name.endswith("100") else _tpus(text, name, shape, slices)
-    return Topology(text, kind, tuple(found))
-
-
-def _cpus(text: str, count: int) -> Sequence[Any]:
-    # Refused once JAX has started; then there are as many as there are.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
-    devices = jax.devices(CPU)
-    if len(devices) < count:
-        raise ConfigError(f"--topology {text}: this process has {len(devices)} CPU devices; set JAX_NUM_CPU_DEVICES")
-    return devices[:count]
-
-
-def _tpus(text: str, name: str, shape: str, slices: int) -> Sequence[Any]:
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(
-            f"--topology {text}: compiling for TPUs needs libtpu, and no TPU; install the extra: "
-            f"tools/run --extra tpu jaxrl-tok plan ..., or pip install 'jaxrl_tok[tpu]'"
-        )
-    for key, value in LIBTPU.items():
-        os.environ.setdefault(key, value)
-    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-    if name == "v4":
-        options["chip_config_name"] = "megacore"
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=f"{name}:{shape}", **options).devices
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise ConfigError(f"--topology {text}: {str(error).splitlines()[0][:300]}") from None
-
-
-def _gpus(text: str, shape: str) -> Sequence[Any]:
-    if not text.startswith("h100"):
-        raise ConfigError(f"--topology {text}: of GPUs only the H100 can be compiled for; expected h100:{shape}")
-    count = math.prod(map(int, shape.split("x")))
-    grid = f"1x1x{count}"
-    try:
-        found = topologies.get_topology_desc(platform="cuda", topology_name=grid, topology=grid, target_config=H100)
-    except (RuntimeError, ValueError, NotImplementedError):
-        raise ConfigError(
-            f"--topology {text}: compiling for GPUs needs JAX's CUDA plugin, and no GPU; install the extra: "
-            f"tools/run --extra cuda jaxrl-tok plan ..., or pip install 'jaxrl_tok[cuda]'"
-        ) from None
-    return found.devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +95,39 @@ def decoding_steps(built: Build) -> int:
     return built.run.rollout.max_tokens * slots_and_rounds(built)[1]
 
 
-class Step:
-    """One training step on shapes: what `rl.rollout_step` calls, in its order, compiled and kept by name."""
+def longest_tries(built: Build) -> Tries | None:
+    """Returns the tries of a step with the most tokens, on the host; None where completions are no tries.
 
-    def __init__(self, built: Build):
+    Completions are as long as they may be. Where the recipe's rollouts fix what they share before they sample, as trees
+    of segments do, they share that, else nothing but their prompt.
+    """
+    stage, rollout = built.main, built.run.rollout
+    if built.run.train.share_prefix != "tree":
+        return None
+    shape = (stage.prompts, stage.group, rollout.max_tokens)
+    how = stage.recipe.rollout
+    if how is not None and how.name in NODES:
+        own = NODES[how.name](stage.group, rollout.max_tokens, **how.own)
+    else:
+        own = np.arange(stage.group, dtype=np.int32)[:, None]
+    tokens = np.broadcast_to(own[None], shape)
+    sampled = (tokens, np.ones(shape, bool), np.zeros(shape[:2], bool), np.zeros(shape, np.float32))
+    rollouts = Rollouts(*sampled, np.full(shape, -np.inf, np.float32), np.ones(shape[:2], np.float32))
+    prompt, zeros = np.zeros((stage.prompts, rollout.max_prompt), np.int32), np.zeros(stage.prompts, np.int32)
+    prompts = Prompts(prompt, zeros + rollout.max_prompt, zeros)
+    cut = stage.minibatches * stage.microbatches
+    return pack(prompts, rollouts, filtered=built.filtered, parts=cut, shards=batch_shards(built.mesh))
+
+
+class Step:
+    """One training step on shapes: what `rl.rollout_step` calls, in its order, compiled and kept by name.
+
+    With `only`, programs of other names are traced and not compiled; their results are taken to lie as a batch does.
+    """
+
+    def __init__(self, built: Build, only: frozenset[str] | None = None):
         self.built = built
+        self._only = only
         self.compiled: list[Compiled] = []
         # Each leaf an object of its own: in the template, the reference's are those of the parameters.
         self._state = jax.tree.map(lambda x: _shaped(x, x.sharding), built.main.template)
@@ -206,13 +146,10 @@ class Step:
                 np.zeros(stage.prompts, np.int32),
             )
         )
-        asked = self._placed(sampling(run, stage.prompts))
-        arguments: tuple[Any, ...] = (state.model_params, prompts, asked, np.int32(TRAIN), np.int32(0))
-        arguments += parts.scale_of(stage.recipe, state)
-        rollouts = self.call("rollout", built.rollout, *arguments).rollouts
-        tries = self._tries()
-        scored = self._scores(state, prompts, rollouts, tries)
-        fields = self._fields(prompts, rollouts, scored)
+        rollouts, supplied = self._rollouts(prompts)
+        tries = self._placed(longest_tries(built))
+        known = supplied | self._scores(state, prompts, rollouts, tries)
+        fields = self._fields(prompts, rollouts, known)
         thresholds = rollouts.keep_thresholds if built.filtered else None
         arrays = (prompts, fields, rollouts.temperature, thresholds)
         batch, _ = self.call("assemble", stage.assemble, state.method_state, *arrays)
@@ -230,6 +167,10 @@ class Step:
         }
         start = time.perf_counter()
         lowered = program.lower(*arguments, **options)  # type: ignore[attr-defined]
+        if self._only is not None and name not in self._only:
+            results = self._placed(lowered.out_info)
+            self._hold(results)
+            return results
         try:
             binary = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -246,25 +187,19 @@ class Step:
             self._hold(results)
         return results
 
-    def _tries(self) -> Any:
-        """The tries of completions that share no more than their prompt, each as long as it may be."""
-        built, stage, rollout = self.built, self.built.main, self.built.run.rollout
-        if built.run.train.share_prefix != "tree":
-            return None
-        shape = (stage.prompts, stage.group, rollout.max_tokens)
-        # Completions that differ from their first token on.
-        tokens = np.broadcast_to(np.arange(stage.group, dtype=np.int32)[None, :, None], shape)
-        sampled = (tokens, np.ones(shape, bool), np.zeros(shape[:2], bool), np.zeros(shape, np.float32))
-        heat = np.ones(shape[:2], np.float32)
-        rollouts = Rollouts(*sampled, np.full(shape, -np.inf, np.float32), heat)
-        prompt = np.zeros((stage.prompts, rollout.max_prompt), np.int32)
-        prompts = Prompts(
-            prompt, np.full(stage.prompts, rollout.max_prompt, np.int32), np.zeros(stage.prompts, np.int32)
-        )
-        parts = stage.minibatches * stage.microbatches
-        return self._placed(
-            pack(prompts, rollouts, filtered=built.filtered, parts=parts, shards=batch_shards(built.mesh))
-        )
+    def _rollouts(self, prompts: Any) -> tuple[Any, dict[str, Any]]:
+        """The completions of one call of the sampling program, and the arrays that its method supplies besides."""
+        built, stage = self.built, self.built.main
+        asked = self._placed(sampling(built.run, stage.prompts))
+        arguments: tuple[Any, ...] = (self._state.model_params, prompts, asked, np.int32(TRAIN), np.int32(0))
+        arguments += parts.scale_of(stage.recipe, self._state)
+        sampled = self.call("rollout", built.method or built.rollout, *arguments)
+        if sampled.probes is None:
+            return sampled.rollouts, sampled.fields
+        assert stage.recipe.rollout is not None
+        shape = sampled.probes.lengths.shape
+        rewards = (np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape[:3], np.int32))
+        return sampled.rollouts, sampled.fields | self._placed(made(stage.recipe.rollout.name, *rewards))
 
     def _scores(self, state: TrainState, prompts: Any, rollouts: Any, tries: Any) -> dict[str, Any]:
         """The passes of `rl._scores`."""
@@ -289,7 +224,7 @@ class Step:
             scored |= self.call("distances", built.distances, *arguments, kinds=kinds)
         return scored
 
-    def _fields(self, prompts: Any, rollouts: Any, scored: dict[str, Any]) -> dict[str, Any]:
+    def _fields(self, prompts: Any, rollouts: Any, known: dict[str, Any]) -> dict[str, Any]:
         """The arrays of `rl._fields`."""
         stage = self.built.main
         grid = rollouts.mask.shape[:2]
@@ -305,7 +240,7 @@ class Step:
         fields |= {"finished": rollouts.truncated, "prompt_ids": prompts.ids}
         if "priority" in reads:
             fields["priority"] = self.call("priority", self.built.priority, prompts.ids, rollouts.mask, np.int32(0))
-        fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | scored
+        fields |= {"sampler_logprobs": rollouts.sampler_logprobs} | known
         fields |= {} if rollouts.entropy is None else {"sampler_entropy": rollouts.entropy}
         return fields | {"progress": np.float32(0), "step": np.int32(0)}
 
@@ -366,9 +301,6 @@ def compile_step(path: Path, sets: Sequence[str], where: str) -> tuple[Build, To
     run = load_run(path, sets)
     if run.recipe.source != "rollout":
         raise ConfigError(f"{path}: recipe = {run.recipe.name!r}: a plan is of a recipe that learns from rollouts")
-    if run.recipe.rollout is not None:
-        method = run.recipe.rollout.method
-        raise ConfigError(f"{path}: recipe.rollout = {method!r}: a plan is of a recipe with independent completions")
     place = topology(where, run.mesh.slices)
     built = build(run, vocabulary(run), QUESTIONS, place.devices)
     step = Step(built)

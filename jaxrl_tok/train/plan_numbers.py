@@ -8,12 +8,13 @@ import jax
 
 from jaxrl_tok.config.schema import Run
 from jaxrl_tok.models import Architecture, Transformer
+from jaxrl_tok.rollouts import NODES
 from jaxrl_tok.sharding.mesh import batch_shards
 from jaxrl_tok.sharding.rules import ROLLOUT_RULES, RULES, Rules, param_shardings
 from jaxrl_tok.train import flops
 from jaxrl_tok.train.build import Build
 from jaxrl_tok.train.chips import Chip
-from jaxrl_tok.train.plan import Compiled, decoding_steps, on_a_chip, slots_and_rounds
+from jaxrl_tok.train.plan import Compiled, decoding_steps, longest_tries, on_a_chip, slots_and_rounds
 from jaxrl_tok.types import TrainState
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -64,7 +65,12 @@ def cache_bytes(built: Build) -> int:
 
 
 def cache_found(built: Build, rollout: Compiled) -> int:
-    """Returns the bytes of keys and values that the compiled decoding loop carries; 0 where it has none."""
+    """Returns the bytes of keys and values that the compiled decoding loop carries; 0 where it has none.
+
+    The loops of a method of rollouts, which carry those of other shapes, are not looked at.
+    """
+    if built.method is not None:
+        return 0
     arch, shapes = _arch(built), cache_shapes(built)
     if not arch.scan_decoding:
         shapes = {name: shape[1:] for name, shape in shapes.items()}
@@ -76,10 +82,15 @@ def cache_found(built: Build, rollout: Compiled) -> int:
 
 
 def work(built: Build, compiled: list[Compiled], chip: Chip) -> list[Work]:
-    """Returns the work of a step's programs, completions taken to be of their full length."""
+    """Returns the work of a step's programs, completions taken to be of their full length.
+
+    A method's rollouts are left out: how many tokens it decodes, and one after the other, is known when it has sampled.
+    """
     operations = step_flops(built)
     found = []
     for one in compiled:
+        if one.name == "rollout" and built.method is not None:
+            continue
         done = operations.get(one.name, 0) / built.mesh.size
         read = decoding_bytes(built) if one.name == "rollout" else 0
         sent = one.calls * sum(c.moved for c in one.collectives)
@@ -87,15 +98,25 @@ def work(built: Build, compiled: list[Compiled], chip: Chip) -> list[Work]:
     return found
 
 
+def one_pass(built: Build) -> flops.Flops:
+    """Returns the operations of a scoring pass over all of a step's tokens, laid out as `train.share_prefix` says."""
+    arch, run = _arch(built), built.run
+    if (tries := longest_tries(built)) is not None:
+        return flops.tries(arch, tries)
+    prompts, group, *lengths = _grid(run)
+    if run.train.share_prefix == "none":
+        prompts, group = prompts * group, 1
+    return flops.forward(arch, prompts, group, *lengths, logits=tokens(run))
+
+
 def step_flops(built: Build) -> dict[str, int]:
     """Returns the operations of each program in all its calls of a step, on all chips together."""
     arch, run, stage = _arch(built), built.run, built.main
-    size = (run.rollout.prompts, run.rollout.group, run.rollout.max_prompt, run.rollout.max_tokens)
-    passed = flops.forward(arch, *size, logits=run.rollout.prompts * run.rollout.group * run.rollout.max_tokens)
+    passed = one_pass(built)
     updates = run.train.epochs * flops.update(passed, arch.remat)
     updates += run.train.epochs * passed.total if stage.recipe.passes(stage.updates)["prepare"] else 0
     return {
-        "rollout": passed.total,
+        "rollout": flops.forward(arch, *_grid(run), logits=tokens(run)).total,
         "score": passed.total,
         "reference": passed.total,
         "distances": 2 * passed.total,
@@ -138,9 +159,28 @@ def checks(built: Build, compiled: list[Compiled]) -> list[str]:
         wrong += [f"{one.name} gathers the whole {name} on every chip" for name in gathered(built, one)]
     if "update" in by_name:
         wrong += _off("arguments of update", by_name["update"].arguments, arguments_bytes(built, by_name["update"]))
-    if "rollout" in by_name:
+    if "rollout" in by_name and built.method is None:
         wrong += _off("keys and values in rollout", cache_found(built, by_name["rollout"]), cache_bytes(built))
     return wrong
+
+
+def assumptions(built: Build) -> list[str]:
+    """Returns a line for each thing that is known only when completions are there: what is taken, or left out."""
+    lines, how = [], built.main.recipe.rollout
+    if (tries := longest_tries(built)) is not None:
+        shared = "the nodes of their tree" if how is not None and how.name in NODES else "no more than their prompt"
+        rows, size = tries.tokens.shape
+        lines.append(f"tries: {rows} rows of {size} tokens, completions taken to be long and to share {shared}")
+    if how is None:
+        return lines
+    name = f'rollout = "{how.name}"'
+    if built.main.recipe.in_rounds:
+        lines.append(f"{name}: planned is one round; how many a step has is known by the rewards")
+    lines.append(
+        f"{name}: no time of it, and no count of keys and values; its collectives are those of loops of "
+        f"{decoding_steps(built)} tokens each"
+    )
+    return lines
 
 
 def whole_parameters(built: Build, rules: Rules = RULES) -> list[str]:
@@ -210,6 +250,11 @@ def _arch(built: Build) -> Architecture:
     base = built.base
     assert isinstance(base, Transformer)  # `vocabulary` has refused a model of the user's own
     return base.arch
+
+
+def _grid(run: Run) -> tuple[int, int, int, int]:
+    """Prompts, completions of each, and the most tokens of both."""
+    return run.rollout.prompts, run.rollout.group, run.rollout.max_prompt, run.rollout.max_tokens
 
 
 def _is_spec(x: Any) -> bool:

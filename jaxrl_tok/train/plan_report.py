@@ -17,7 +17,8 @@ from jaxrl_tok.sharding.mesh import batch_shards
 from jaxrl_tok.train import plan_numbers as numbers
 from jaxrl_tok.train.build import Build
 from jaxrl_tok.train.chips import GIB
-from jaxrl_tok.train.plan import Compiled, Topology, compile_step, host_memory, slots_and_rounds
+from jaxrl_tok.train.plan import Compiled, compile_step, host_memory, slots_and_rounds
+from jaxrl_tok.train.topology import Topology
 
 BAR = 60  # characters
 # The parts of the bar: a letter, which tells them apart where there are no colours, and a colour.
@@ -91,7 +92,8 @@ def report(found: Plan) -> list[RenderableType]:
     parts += [Text(), *(Text(f"check: {line}", "yellow") for line in wrong)]
     if not wrong and not found.worst.error:
         parts.append(Text("checks: no parameter is whole that a rule splits, no head or embedding is gathered whole,"))
-        parts.append(Text("  and arguments, keys and values are within 2 % of a count by hand"))
+        counted = "arguments, keys and values" if found.built.method is None else "arguments"
+        parts.append(Text(f"  and {counted} are within 2 % of a count by hand"))
     return [*parts, Text(), *_verdict(found)]
 
 
@@ -106,6 +108,7 @@ def _head(found: Plan) -> list[Text]:
             f"{run.model.name}, {size / 1e9:.3f} billion parameters; {shape.prompts} prompts x {shape.group} "
             f"completions of {shape.max_prompt} + {shape.max_tokens} tokens, {cuts} microbatch{'es' * (cuts > 1)}"
         ),
+        *(Text(line) for line in numbers.assumptions(found.built)),
         Text(f"compiled in {found.seconds:.0f} s with {found.host / GIB:.1f} GiB of this machine's memory"),
     ]
 
@@ -125,7 +128,7 @@ def _memory(found: Plan) -> list[RenderableType]:
     state = numbers.state_bytes(found.built.main.template)
     by_name = {one.name: one for one in found.compiled if not one.error}
     rows = [*state.items()]
-    if "rollout" in by_name:
+    if "rollout" in by_name and found.built.method is None:
         rows.append(("keys and values, in rollout", numbers.cache_found(found.built, by_name["rollout"])))
     rows += [(f"temporaries of {name}", one.temporary) for name, one in by_name.items() if one.temporary > 0.001 * GIB]
     table = _table("memory of a chip", "GiB", "of it")
@@ -194,14 +197,22 @@ def _times(found: Plan) -> list[RenderableType]:
         times = (one.compute, one.memory, one.links, one.seconds(), one.seconds(found.share))
         table.add_row(one.name, f"{one.flops / 1e12:,.1f}", *(f"{t:,.2f}" for t in times))
     least, likely = step_seconds(work, 1.0), step_seconds(work, found.share)
-    table.add_row("step", f"{sum(one.flops for one in work) / 1e12:,.1f}", *[""] * 3, f"{least:,.2f}", f"{likely:,.2f}")
+    sampled = found.built.method is None
+    table.add_row(
+        "step" if sampled else "step less rollout",
+        f"{sum(one.flops for one in work) / 1e12:,.1f}",
+        *[""] * 3,
+        f"{least:,.2f}",
+        f"{likely:,.2f}",
+    )
     tokens = numbers.tokens(found.built.run) / found.built.mesh.size
+    speed = Text(
+        f"sampled tokens/s/chip: at most {tokens / least:,.0f}; {tokens / likely:,.0f} where products reach "
+        f"{found.share:.0%} of the peak (MFU)"
+    )
     return [
         table,
-        Text(
-            f"sampled tokens/s/chip: at most {tokens / least:,.0f}; {tokens / likely:,.0f} where products reach "
-            f"{found.share:.0%} of the peak (MFU)"
-        ),
+        *([speed] if sampled else []),
         Text("computed, not measured: no latency, no waiting for rewards, every completion as long as it may be"),
     ]
 
@@ -257,6 +268,8 @@ def advice(found: Plan) -> list[str]:
 
 
 def _for_rollouts(built: Build, run: Run) -> list[str]:
+    if built.method is not None:
+        return ["rollout.prompts to fewer: what completions go on from is kept for all of them, whatever rollout.slots"]
     slots, _ = slots_and_rounds(built)
     if slots == 1:
         return ["rollout.max_tokens to less: each chip decodes one completion at a time already"]

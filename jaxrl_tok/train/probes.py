@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def probe_arrays(loop: "Loop", method: str, questions: Questions, rollouts: Rollouts, probes: Probes) -> dict[str, Any]:
     """Returns what a method of rollouts supplies of its probes' rewards, by name. Host arrays."""
-    rewards, valid = probe_rewards(loop, questions, rollouts, probes)
-    return {name: make(rewards, valid, probes.cuts) for name, make in MADE.items() if name in SUPPLIES[method]}
+    return made(method, *probe_rewards(loop, questions, rollouts, probes), probes.cuts)
 
 
 def probe_rewards(
@@ -87,6 +86,16 @@ def of_greedy(
 ) -> Float[np.ndarray, " P"]:
     """Returns the reward of each prompt's one rollout; 0, so that nothing is subtracted, where it got none."""
     return np.where(valid, rewards, 0).astype(np.float32)[:, 0, 0, 0]
+
+
+def made(
+    method: str,
+    rewards: Float[np.ndarray, "P G M K"],
+    valid: Bool[np.ndarray, "P G M K"],
+    cuts: Int[np.ndarray, "P G M"],
+) -> dict[str, Any]:
+    """Returns what rewards of a method's probes are made into, by name."""
+    return {name: make(rewards, valid, cuts) for name, make in MADE.items() if name in SUPPLIES[method]}
 
 
 # What rewards of probes are made into, by the names of docs/notation.md.

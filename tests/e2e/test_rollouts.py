@@ -8,7 +8,7 @@ import pytest
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.io.metrics import read_lines
-from jaxrl_tok.train import plan, session, show
+from jaxrl_tok.train import session, show
 from tests.e2e.command import BUILT, built_once, train, write
 
 # optax and the loop's host code are not written for strict promotion.
@@ -206,12 +206,10 @@ def test_rollouts_that_cannot_be_are_refused_at_load(sets, words, tmp_path):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_answers_have_no_rollouts_and_a_plan_is_of_independent_ones(tmp_path):
+def test_answers_have_no_rollouts(tmp_path):
     folder = write(tmp_path / "run")
     with contextlib.chdir(folder), pytest.raises(ConfigError, match=r"recipe.rollout = .*has no rollouts"):
         load_run("run.toml", ["recipe=sft", "recipe.rollout=spo_tree"])
-    with contextlib.chdir(folder), pytest.raises(ConfigError, match="a plan is of a recipe with independent"):
-        plan.compile_step(folder / "run.toml", [*SMALL, *TREE], "cpu:1")
 
 
 def test_a_run_without_a_method_has_no_program_of_one(tmp_path):

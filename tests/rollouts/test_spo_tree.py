@@ -13,6 +13,7 @@ from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.rollouts import check
 from jaxrl_tok.rollouts.extend import Engine, nothing_contains
 from jaxrl_tok.rollouts.generate import generate
+from jaxrl_tok.rollouts.spo_tree import nodes as nodes_of
 from jaxrl_tok.rollouts.spo_tree import spo_tree
 from jaxrl_tok.scores import leaf_rewards
 from jaxrl_tok.train.score import score
@@ -116,6 +117,15 @@ def test_a_tree_by_walking_it():
             got = found.fields["multiplicity"][p, g][mask[p, g]]
             assert list(got) == [sharers[n] for n in ids[p, g][mask[p, g]]]
         assert found.tokens[p] == round(sum(1 / m for m in found.fields["multiplicity"][p][mask[p]]))
+
+
+def test_nodes_that_are_known_before_are_those_that_are_sampled():
+    expected = nodes_of(GROUP, LIMIT, branches=BRANCHES, segment_tokens=SEGMENT)
+    found = grown()
+    assert expected.shape == found.rollouts.mask.shape[1:]
+    whole = np.broadcast_to(expected, found.rollouts.mask.shape)
+    np.testing.assert_array_equal(found.fields["node_ids"], np.where(found.rollouts.mask, whole, -1))
+    assert len(np.unique(expected)) == 3 + 6 + 12
 
 
 def test_leaves_of_a_node_share_its_tokens_and_siblings_differ():

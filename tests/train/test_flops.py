@@ -9,6 +9,8 @@ import pytest
 
 from jaxrl_tok.models import Transformer
 from jaxrl_tok.train import flops
+from jaxrl_tok.train.tries import pack
+from jaxrl_tok.types import Prompts, Rollouts
 from tests import tiny
 
 ARCH = tiny.architecture()  # vocab 37, layers 2, dim 32, heads 4, kv_heads 2, head_dim 8, ffw 48
@@ -34,6 +36,23 @@ def test_keys_seen_are_those_of_every_token(start, count, window):
 def test_attention_by_hand():
     # Three tokens after two see 3 + 4 + 5 keys: a product of 8 for the score and one for the value, in 4 heads.
     assert flops.attention(ARCH, 2, 3) == 2 * 12 * 2 * 8 * 4 * 2
+
+
+def test_tries_by_going_through_every_token():
+    """A prompt of 2 and of it two completions of 3 that share their first token; a second prompt of 1 with one of 2."""
+    tokens = np.array([[[3, 4, 5], [3, 6, 7]], [[3, 4, 0], [0, 0, 0]]], np.int32)
+    mask = np.array([[[1, 1, 1], [1, 1, 1]], [[1, 1, 0], [0, 0, 0]]], bool)
+    prompts = Prompts(np.array([[1, 2], [0, 1]], np.int32), np.array([2, 1], np.int32), np.arange(2, dtype=np.int32))
+    zeros = np.zeros(mask.shape, np.float32)
+    packed = pack(prompts, Rollouts(tokens, mask, mask[..., 0], zeros, zeros, np.ones((2, 2), np.float32)))
+    sees = [1, 2, 3, 4, 5, 4, 5, 1, 2, 3]
+    found = flops.tries(ARCH, packed)
+    assert found.layers == len(sees) * flops.per_token(ARCH)
+    assert found.attention == 2 * sum(sees) * 2 * 8 * 4 * 2
+    assert found.head == 2 * 7 * 32 * 37
+    sliding = dataclasses.replace(ARCH, window=2, sliding=(True, False))
+    narrow = sum(min(2, n) for n in sees)
+    assert flops.tries(sliding, packed).attention == (narrow + sum(sees)) * 2 * 8 * 4 * 2
 
 
 def test_layers_with_a_window_see_less():

@@ -16,6 +16,7 @@ from jaxrl_tok.models import Critic, Lora, Transformer, params
 from jaxrl_tok.train import parts
 from jaxrl_tok.train.assemble import assemble
 from jaxrl_tok.train.build import build, init_state
+from jaxrl_tok.train.plan import Size
 from jaxrl_tok.train.recipe import build_recipe
 from jaxrl_tok.train.step import gradients
 from jaxrl_tok.types import LeftOut
@@ -156,6 +157,13 @@ def test_which_tokens_have_a_piece_of_text():
     either = parts.containing(characters, characters.size, re.compile("[b;]"))
     assert [characters.decode([int(i)]) for i in np.flatnonzero(either)] == ["b", ";"]
     assert not parts.containing(characters, characters.size, "[b;]").any()
+
+
+def test_of_a_vocabulary_without_texts_all_is_taken():
+    """A plan's: every token may have any text, and a text has at most a token for each of its bytes."""
+    size = Size(7)
+    assert parts.containing(size, 9, ";").tolist() == [True] * 9
+    assert parts._encoded(size, {"close": "é;", "other": (3, 4)}) == {"close": (0, 0, 0), "other": (3, 4)}
 
 
 def test_a_checksum_tells_one_base_from_another():

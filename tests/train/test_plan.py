@@ -3,12 +3,14 @@
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from jaxrl_tok import cli
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.train import plan, plan_numbers
+from jaxrl_tok.train.topology import Topology
 from tests.helpers import need
 from tests.train.planned import RUN, built_for
 
@@ -27,39 +29,6 @@ def compiled():
 def step():
     """A step whose programs are not compiled: shapes alone."""
     return plan.Step(built_for())
-
-
-@pytest.mark.parametrize(
-    ("where", "words"),
-    [
-        ("v5p", "expected a chip and a shape, as in v5p:8x8x8, h100:8 or cpu:8"),
-        ("v5p:8x", "expected a chip and a shape"),
-        ("cpu:0", "expected a chip and a shape"),
-        ("v5q:2x2", "--topology v5q: no chip of that name; did you mean 'v5p'?"),
-        ("cpu:5", "this process has 4 CPU devices; set JAX_NUM_CPU_DEVICES"),
-        ("a100:8", "of GPUs only the H100 can be compiled for; expected h100:8"),
-    ],
-)
-def test_a_machine_that_cannot_be_is_one_line(where, words):
-    assert len(jax.devices()) == 4  # JAX has started
-    with pytest.raises(ConfigError) as refused:
-        plan.topology(where)
-    assert words in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(ConfigError, match=r"needs libtpu.*tools/run --extra tpu .*pip install 'jaxrl_tok\[tpu\]'$"):
-        plan.topology("v5e:2x2")
-
-
-def test_without_the_cuda_plugin_it_says_how_to_install_it(monkeypatch):
-    def missing(**_):
-        raise NotImplementedError("no such plugin")
-
-    monkeypatch.setattr(plan.topologies, "get_topology_desc", missing)
-    with pytest.raises(ConfigError, match=r"needs JAX's CUDA plugin.*tools/run --extra cuda "):
-        plan.topology("h100:8")
 
 
 def test_the_vocabulary_comes_from_the_model_or_the_characters():
@@ -128,11 +97,72 @@ def test_tries_are_planned_at_their_longest():
     assert tries.batch - without.batch > 4 * (3 * size + 3 * count)
 
 
+TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,1]", "recipe.rollout.segment_tokens=30")
+
+
+@pytest.mark.parametrize(
+    ("sets", "programs"),
+    [
+        ((*TREE, "train.share_prefix=tree"), ["rollout", "score", "reference", "assemble", "update"]),
+        pytest.param(("recipe=dapo_dynamic",), ["rollout", "assemble", "update"], marks=pytest.mark.slow),
+        pytest.param(("recipe=remax",), ["rollout", "assemble", "update"], marks=pytest.mark.slow),
+        pytest.param(
+            ("recipe=vine_ppo", "recipe.rollout.samples=2", "recipe.rollout.segments=2"),
+            ["rollout", "assemble", "update"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("recipe=cure", "recipe.rollout.samples=1", "recipe.rollout.branches=1"),
+            ["rollout", "assemble", "update"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("recipe=anytime_reasoner", "recipe.rollout.budgets=[4,8]", "recipe.rollout.summary_tokens=4"),
+            ["rollout", "assemble", "update"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=lambda sets: sets[0].removeprefix("recipe="),
+)
+def test_a_methods_program_takes_the_place_of_the_plain_one(sets, programs):
+    """And assembly takes what it supplies, values made of probes' rewards on the host among it."""
+    built, _, found = plan.compile_step(RUN, sets, "cpu:4")
+    assert built.method is not None and [one.name for one in found] == programs
+    assert not any(one.error for one in found)
+    assert found[0].loops and not plan_numbers.checks(built, found)
+
+
+def test_the_longest_tries_of_a_tree_are_its_nodes():
+    built = built_for(*TREE, "recipe.rollout.branches=[1,2]", "train.share_prefix=tree")
+    tries = plan.longest_tries(built)
+    assert tries.tokens.shape[0] == 2 and tries.real.sum() == 8 * (30 + 2 * 10)
+    assert (tries.ends > np.arange(tries.ends.shape[1])).sum() == 8 * (24 + 30 + 2 * 10)
+    star = plan.longest_tries(built_for("train.share_prefix=tree"))
+    assert star.real.sum() == 8 * 2 * 40
+    assert plan.longest_tries(built_for(*TREE)) is None
+
+
 def test_the_reference_is_held_beside_the_policy():
     step = plan.Step(built_for("recipe=grpo_kl"))
     step._hold(step._state)
     held = sum(map(plan.on_a_chip, step._live.values()))
     assert held == sum(plan_numbers.state_bytes(step.built.main.template).values())
+
+
+def test_a_program_that_is_not_asked_for_is_traced_alone(step):
+    class Traced:
+        out_info = jax.ShapeDtypeStruct((8, 2), "float32")
+
+        def __call__(self):
+            return None
+
+        def lower(self):
+            return self
+
+    asked = plan.Step(step.built, frozenset({"update"}))
+    found = asked.call("reference", Traced())  # which could not be compiled
+    assert not asked.compiled and found.sharding.shard_shape(found.shape) == (4, 2)
+    assert id(found) in asked._live
 
 
 def test_out_of_memory_is_kept_and_another_error_is_raised(step):
@@ -167,7 +197,7 @@ def test_rounds_of_slots_make_the_decoding_loop_longer(slots, expected):
 
 def test_the_command_prints_a_verdict_and_its_exit_code(compiled, monkeypatch, capsys):
     built, found = compiled
-    answer = built, plan.Topology("cpu:4", None, ()), [*found.values()]
+    answer = built, Topology("cpu:4", None, ()), [*found.values()]
     monkeypatch.setattr("jaxrl_tok.train.plan_report.compile_step", lambda *_: answer)
     monkeypatch.setattr(sys, "argv", ["jaxrl-tok", "plan", str(RUN), "--topology", "cpu:4"])
     with pytest.raises(SystemExit) as ended:
@@ -191,11 +221,3 @@ def test_a_tpu_that_is_not_there():
     assert place.chip is not None and place.chip.name == "v5e" and len(place.devices) == 4
     assert not plan_numbers.checks(built, found)
     assert max(one.total for one in found) < place.chip.hbm
-
-
-@pytest.mark.aot
-def test_a_shape_that_no_tpu_has_is_one_line():
-    need("libtpu")
-    with pytest.raises(ConfigError) as refused:
-        plan.topology("v5e:3x3")
-    assert "\n" not in str(refused.value)

@@ -16,6 +16,9 @@ from tests.train.planned import built_for, program
 A_TOKEN = 4 * 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 512)
 
 
+TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,1]", "recipe.rollout.segment_tokens=30")
+
+
 @pytest.fixture(scope="module")
 def built():
     return built_for()
@@ -60,6 +63,44 @@ def test_operations_of_a_step(built):
     assert found["update"] == 3 * passed.total + passed.head
     twice = built_for("train.epochs=2", "train.minibatches=2", "train.remat=full")
     assert numbers.step_flops(twice)["update"] == 2 * (4 * passed.total)
+
+
+def test_operations_of_a_step_whose_groups_share_less_or_more():
+    """8 groups: rows with prompts of their own; 2-1 trees of segments of 30, the last one of 10; stars, as `prompt`."""
+    head, token = 2 * 128 * 16, A_TOKEN
+
+    def seen(start, count):
+        return 4 * 4 * 4 * 32 * sum(range(start + 1, start + count + 1))
+
+    rows = built_for("train.share_prefix=none")
+    expected = 16 * (64 * token + seen(0, 64) + 40 * head)
+    assert numbers.step_flops(rows)["reference"] == expected
+    assert numbers.step_flops(rows)["rollout"] == numbers.step_flops(built_for())["rollout"]
+    star = numbers.step_flops(built_for("train.share_prefix=tree"))
+    assert star["reference"] == numbers.step_flops(built_for())["reference"]
+    tree = built_for(*TREE, "recipe.rollout.branches=[1,2]", "train.share_prefix=tree")
+    expected = 8 * ((24 + 30 + 20) * token + seen(0, 54) + 2 * seen(54, 10) + 50 * head)
+    assert numbers.step_flops(tree)["reference"] == expected
+
+
+def test_what_a_plan_takes_of_rollouts_is_said(built):
+    assert numbers.assumptions(built) == []
+    (tries,) = numbers.assumptions(built_for("train.share_prefix=tree"))
+    # On each of two shards four prompts of 24 and 80 tokens, which are 416; a row has a multiple of 32 over 256.
+    assert tries == "tries: 2 rows of 416 tokens, completions taken to be long and to share no more than their prompt"
+    tries, method = numbers.assumptions(built_for(*TREE, "train.share_prefix=tree"))
+    assert tries.startswith("tries: 2 rows of 416 tokens") and tries.endswith("the nodes of their tree")
+    assert method.startswith('rollout = "spo_tree": no time of it') and "loops of 40 tokens" in method
+    rounds, _ = numbers.assumptions(built_for("recipe=dapo_dynamic"))
+    assert rounds.startswith('rollout = "dynamic": planned is one round')
+
+
+def test_of_a_methods_rollouts_there_is_no_time_and_no_count():
+    built = built_for(*TREE)
+    parts = [program("rollout", loops=([(32, 10**6, (4, 8, 40, 32))],)), program("update")]
+    assert [one.name for one in numbers.work(built, parts, CHIPS["v5e"])] == ["update"]
+    assert numbers.cache_found(built, parts[0]) == 0
+    assert not [line for line in numbers.checks(built, parts) if "keys and values" in line]
 
 
 def test_work_of_a_step(built):

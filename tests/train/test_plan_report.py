@@ -8,7 +8,7 @@ from rich.console import Console
 from jaxrl_tok.train import plan_numbers as numbers
 from jaxrl_tok.train import plan_report
 from jaxrl_tok.train.chips import CHIPS, GIB
-from jaxrl_tok.train.plan import Topology
+from jaxrl_tok.train.topology import Topology
 from tests.train.planned import built_for, program
 
 LITTLE = {"arguments": GIB, "temporary": 2 * GIB}
@@ -75,6 +75,19 @@ def test_a_state_that_is_too_large_needs_chips_or_a_smaller_state(monkeypatch):
     found = plan_report.advice(planned(program("update", temporary=GIB)))
     assert "16.00 GiB a chip of 15.75" in found[0] and "they fill 5 chips" in found[0]
     assert [line.split(" ")[0] for line in found[1:]] == ["train.param_dtype", "lora.rank"]
+
+
+def test_of_a_methods_rollouts_it_says_what_it_leaves_out():
+    sets = ("recipe=spo_tree", "recipe.rollout.branches=[2]")
+    found = planned(program("rollout", **LITTLE), program("update", **LITTLE), sets=sets)
+    text = printed(found)
+    assert 'rollout = "spo_tree": no time of it, and no count of keys and values' in text
+    assert "step less rollout" in text and "sampled tokens/s/chip" not in text
+    assert "keys and values, in rollout" not in text
+    assert "sampled tokens/s/chip" in printed(planned(program("rollout", **LITTLE), program("update", **LITTLE)))
+    assert plan_report.advice(planned(program("rollout", temporary=16 * GIB), sets=sets))[0].startswith(
+        "rollout.prompts to fewer"
+    )
 
 
 def test_the_parts_of_the_bar_add_up_to_the_peak():
