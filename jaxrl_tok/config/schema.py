@@ -112,6 +112,11 @@ class RolloutSection(Section):
     """Longest completion, in tokens (T)."""
     slots: Natural = 0
     """Completions decoded at once on all devices; 0 = all (P * G). Those that others branch from are free of it."""
+    wave: Natural = 0
+    """Prompts that sampling reads at once on all devices, so that memory holds the activations of these; 0 = all."""
+    buckets: Count = 1
+    """Lengths of prompts that sampling is compiled for: `max_prompt`, half of it, a quarter ... A batch is sampled at
+    the smallest that holds its prompts, which is less to read in each decode step."""
     chunk: Natural = 0
     """Decode steps in one call, after which completions that have ended go to the rewards while others are sampled;
     0 = all in one call. The tokens are the same."""

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrl_tok import models
 from jaxrl_tok.rollouts.stop_strings import StopTable, advance
+from jaxrl_tok.rollouts.waves import prefilled
 from jaxrl_tok.samplers import draw, left_out, next_token_entropy, sampled_entropy
 from jaxrl_tok.scores.normalized_entropy import EntropyScale
 from jaxrl_tok.types import Leaf, LeftOut, Prompts, Sampling, pytree
@@ -55,6 +56,7 @@ class Engine:
     max_tokens: int  # T, of a whole completion
     end_ids: tuple[int, ...]
     slots: int  # decoded at once, where nothing has to be kept
+    wave: int = 0  # prompts read at once; 0 = all
     axis_name: str | tuple[str, ...] | None = None
     contains: Contains = nothing_contains
     stops: StopTable | None = None  # strings that end a completion as an end token does
@@ -65,7 +67,7 @@ class Engine:
     @classmethod
     def read(cls, params: Any, model: models.Model, prompts: Prompts, *, max_tokens: int, **how: Any) -> "Engine":
         """Reads the prompts; `how` are the fields behind `max_tokens`."""
-        hidden, cache = model.prefill(params, prompts.tokens, prompts.lengths)
+        hidden, cache = prefilled(model, params, prompts.tokens, prompts.lengths, how.get("wave", 0))
         weights = model.for_decoding(params, prompts.tokens.shape[1] + max_tokens)
         return cls(model, weights, prompts, hidden, cache, max_tokens, **how)
 
@@ -189,18 +191,14 @@ def extend(
     """Samples up to `size` tokens for each request.
 
     At most `engine.slots` requests run at once. With `refill` a slot that ends takes the next waiting request at
-    once; without, a new round of requests starts when all have ended. With `keep` there is a slot for each request,
-    whatever the number of slots, and their cache is returned, for forks. With `entropy` also the entropy of each
-    distribution that was drawn from.
+    once, those of the highest limits first, so that no long one is begun when the others are done; without, a new round
+    of requests starts, in their order, when all have ended. With `keep` there is a slot for each request, whatever the
+    number of slots, and their cache is returned, for forks. With `entropy` also the entropy of each distribution that
+    was drawn from.
     """
     count = requests.prompt_of.shape[0]
     slots = count if keep else min(engine.slots, count)
-    wanted = requests.wanted
-    order, total = None, jnp.int32(count)
-    if wanted is not None and not keep:
-        place = jnp.where(wanted, jnp.cumsum(wanted, dtype=jnp.int32) - 1, count)  # out of range = dropped
-        order = jnp.zeros_like(place).at[place].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
-        total = jnp.sum(wanted, dtype=jnp.int32)
+    order, total = (None, jnp.int32(count)) if keep else _queue(requests, refill)
     state = _start(engine, requests, slots, size, order, total, entropy)
     body = functools.partial(
         _step, engine=engine, requests=requests, order=order, total=total, refill=refill, entropy=entropy
@@ -212,14 +210,14 @@ def extend(
 def begin(engine: Engine, requests: Requests, size: int) -> Loop:
     """Returns the state in which `extend` begins, to be taken on by `go_on`; all of the requests are wanted."""
     count = requests.prompt_of.shape[0]
-    return _start(engine, requests, min(engine.slots, count), size, None, jnp.int32(count), False)
+    return _start(engine, requests, min(engine.slots, count), size, *_queue(requests), False)
 
 
 def go_on(engine: Engine, requests: Requests, state: Loop, steps: int) -> Loop:
     """Takes up to so many of the steps of `extend`; none once no slot is busy."""
-    total = jnp.int32(requests.prompt_of.shape[0])
+    order, total = _queue(requests)
     body = functools.partial(
-        _step, engine=engine, requests=requests, order=None, total=total, refill=True, entropy=False
+        _step, engine=engine, requests=requests, order=order, total=total, refill=True, entropy=False
     )
     last = state.steps + steps
     return jax.lax.while_loop(lambda state: state.busy & (state.steps < last), body, state)
@@ -229,6 +227,14 @@ def extended(state: Loop, cache: Any = None) -> Extended:
     """Returns what was sampled, when no slot is busy any more."""
     found = {name: getattr(state, name) for name in Extended._fields if name != "cache"}
     return Extended(**found, cache=cache)
+
+
+def _queue(requests: Requests, longest_first: bool = True) -> tuple[Int[Array, " N"], Int[Array, ""]]:
+    """Returns the requests in the order of their admission, those that are not wanted last, and how many are wanted."""
+    limit = requests.sampling.limit
+    wanted = jnp.ones(limit.shape, bool) if requests.wanted is None else requests.wanted
+    rank = jnp.where(wanted, -limit if longest_first else 0, jnp.iinfo(jnp.int32).max)
+    return jnp.argsort(rank, stable=True).astype(jnp.int32), jnp.sum(wanted, dtype=jnp.int32)
 
 
 def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any, total: Array, entropy: bool) -> Loop:
@@ -256,7 +262,7 @@ def _start(engine: Engine, requests: Requests, slots: int, size: int, order: Any
     if engine.axis_name is not None:
         state = jax.lax.pcast(state, engine.axis_name, to="varying")
     if order is not None:
-        state = state._replace(request=order[:slots], live=state.request < total)
+        state = state._replace(request=order[state.request], live=state.request < total)
     elif requests.wanted is not None:
         state = state._replace(live=requests.wanted)
     return state if requests.token is None else state._replace(token=requests.token[state.request])

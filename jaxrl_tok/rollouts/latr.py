@@ -25,6 +25,7 @@ from jaxrl_tok.rollouts.extend import (
 from jaxrl_tok.rollouts.generate import as_rollouts
 from jaxrl_tok.rollouts.joined import spliced
 from jaxrl_tok.rollouts.similarity import common_subsequence, common_suffix, edit_distance
+from jaxrl_tok.rollouts.waves import row_axes
 from jaxrl_tok.samplers import temperature as divided
 from jaxrl_tok.types import Sampled, Sampling
 
@@ -317,14 +318,9 @@ def _extended(state: _Tree) -> Extended:
 
 
 def _rows(empty: Callable[[int], Any], rows: int, cache: Any, index: Array) -> Any:
-    """Returns a cache's rows in another order: the axis of rows is the one that grows with their number."""
-    small, large = (jax.eval_shape(functools.partial(empty, count)) for count in (rows, rows + 1))
-
-    def ordered(x: Array, a: Any, b: Any) -> Array:
-        axis = next(i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n)
-        return jnp.take(x, index, axis=axis)
-
-    return jax.tree.map(ordered, cache, small, large)
+    """Returns a cache's rows in another order."""
+    axes = row_axes(lambda count: jax.eval_shape(functools.partial(empty, count)), rows)
+    return jax.tree.map(lambda x, axis: jnp.take(x, index, axis=axis), cache, axes)
 
 
 def _alone(symbols: str) -> re.Pattern[str]:

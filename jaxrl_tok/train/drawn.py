@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
+from jaxrl_tok.config.schema import Run
 from jaxrl_tok.io.data import Batch as Questions
 from jaxrl_tok.io.data import replaced
 from jaxrl_tok.rewards.batch import RewardBatch, overlaid
@@ -45,11 +46,11 @@ def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:
         return drawn_in_rounds(loop, stage, step)
     questions = loop.questions_of(stage)
     prompts = shard_batch(prompts_of(questions), loop.built.mesh)
-    asked = shard_batch(sampling(loop.run, stage.prompts), loop.built.mesh)
-    arguments = (loop.state.model_params, prompts, asked, np.int32(TRAIN), np.int32(step))
-    arguments += scale_of(stage.recipe, loop.state)
+    read, asked = shard_batch((read_of(questions, loop.run), sampling(loop.run, stage.prompts)), loop.built.mesh)
+    keys: tuple[Any, ...] = (np.int32(TRAIN), np.int32(step))
+    arguments = (loop.state.model_params, read, asked, *keys, *scale_of(stage.recipe, loop.state))
     if loop.built.chunks is not None:
-        return drawn_in_chunks(loop, questions, loop.built.chunks, *arguments)
+        return drawn_in_chunks(loop, questions, prompts, loop.built.chunks, *arguments)
     sampled = (loop.built.method or loop.built.rollout)(*arguments)
     host: Rollouts = to_host(sampled.rollouts)
     return Drawn(
@@ -65,7 +66,14 @@ def drawn(loop: "Loop", stage: Stage, step: int) -> Drawn:
 
 
 def drawn_in_chunks(
-    loop: "Loop", questions: Questions, chunks: Chunks, params: Any, prompts: Prompts, asked: Sampling, *key: Leaf
+    loop: "Loop",
+    questions: Questions,
+    prompts: Prompts,
+    chunks: Chunks,
+    params: Any,
+    read: Prompts,
+    asked: Sampling,
+    *others: Any,
 ) -> Drawn:
     """Samples in calls of a few steps each; completions go to the rewards as they end.
 
@@ -74,16 +82,16 @@ def drawn_in_chunks(
     """
     judging = Judging(loop, questions, asked.limit.shape[1])
     try:
-        read, state = chunks.first(params, prompts, asked, *key)
-        state, ahead = chunks.chunk(prompts, read, state)
+        kept, state = chunks.first(params, read, asked, *others)
+        state, ahead = chunks.chunk(read, kept, state)
         busy = True
         while busy:
             behind = ahead
-            state, ahead = chunks.chunk(prompts, read, state)
+            state, ahead = chunks.chunk(read, kept, state)
             progress = to_host(behind)
             judging.see(progress)
             busy = progress.busy.any()
-        rollouts = chunks.result(read, state)
+        rollouts = chunks.result(kept, state)
         host: Rollouts = to_host(rollouts)
     except BaseException:
         judging.close()
@@ -130,6 +138,17 @@ def prompts_of(questions: Questions) -> Prompts:
     return Prompts(questions.tokens, questions.lengths, questions.ids)
 
 
+def read_of(questions: Questions, run: Run) -> Prompts:
+    """Returns the prompts as sampling reads them: without padding that none of them needs, cut in `rollout.buckets`.
+
+    With several processes each has all of the questions, so all cut alike.
+    """
+    whole = prompts_of(questions)
+    sizes = (-(-run.rollout.max_prompt // 2**i) for i in reversed(range(run.rollout.buckets)))
+    size = next(size for size in sizes if size >= questions.lengths.max(initial=0))
+    return dataclasses.replace(whole, tokens=whole.tokens[:, -size:])
+
+
 def _prompt_tokens(questions: Questions, rollouts: Rollouts) -> int:
     return int((questions.lengths * rollouts.mask.any(-1).sum(1)).sum())
 
@@ -165,7 +184,7 @@ class _Batch:
         assert questions is not None
         asked = sampling(loop.run, self._stage.prompts)
         asked = dataclasses.replace(asked, limit=np.where(ask.wanted, asked.limit, 0))
-        placed = shard_batch((prompts_of(questions), asked), loop.built.mesh)
+        placed = shard_batch((read_of(questions, loop.run), asked), loop.built.mesh)
         assert loop.built.method is not None
         sampled = loop.built.method(loop.state.model_params, *placed, np.int32(TRAIN), np.int32(self._step))
         host: Rollouts = to_host(sampled.rollouts)

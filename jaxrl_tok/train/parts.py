@@ -66,6 +66,7 @@ def decoding_of(run: Run, recipe: Recipe, tokenizer: Vocabulary, model: models.M
         max_tokens=run.rollout.max_tokens,
         end_ids=tokenizer.eos_ids,
         slots=run.rollout.slots or run.rollout.prompts * run.rollout.group,
+        wave=run.rollout.wave,
         dtype=dtype,
         stops=stops_of(run, tokenizer),
         left_out=left_out_of(run, tokenizer, model.vocab),

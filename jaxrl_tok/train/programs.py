@@ -39,6 +39,7 @@ class Decoding:
     max_tokens: int
     end_ids: tuple[int, ...]
     slots: int  # shared evenly by the shards of the batch, at least one for each
+    wave: int = 0  # prompts read at once, shared in the same way; 0 = all
     dtype: str | None = None  # of the computation; None = that of the parameters
     stops: StopTable | None = None
     left_out: LeftOut | None = None  # tokens that are never drawn
@@ -53,8 +54,9 @@ class Decoding:
     def engine(self, mesh: Mesh) -> dict[str, Any]:
         """Returns the settings of the `Engine` of each shard."""
         names = ("max_tokens", "end_ids", "stops", "left_out", "temper", "contains")
-        axis_name, slots = _manual(mesh) or None, -(-self.slots // batch_shards(mesh))
-        return {name: getattr(self, name) for name in names} | {"axis_name": axis_name, "slots": slots}
+        slots, wave = (-(-count // batch_shards(mesh)) for count in (self.slots, self.wave))
+        own = {"axis_name": _manual(mesh) or None, "slots": slots, "wave": wave}
+        return {name: getattr(self, name) for name in names} | own
 
 
 def rollout_program(

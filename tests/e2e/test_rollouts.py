@@ -161,6 +161,19 @@ def test_a_run_whose_tokens_have_temperatures_of_their_own(share, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_shorter_prompts_and_waves_of_them_change_no_completion(chunk, tmp_path):
+    sets = (*SMALL, f"rollout.chunk={chunk}")
+    shorter = ("rollout.max_prompt=24", "rollout.buckets=3", "rollout.wave=2")
+    steps = [finished(tmp_path / name, *sets, *more) for name, more in (("plain", ()), ("shorter", shorter))]
+    rows = [lines(tmp_path / name, "completions") for name in ("plain", "shorter")]
+    assert rows[0] == rows[1]
+    for one, other in zip(*steps, strict=True):
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one["grad_norm"], other["grad_norm"], rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_a_stop_string_ends_completions_and_is_not_in_their_text(tmp_path):
     finished(tmp_path / "run", *SMALL, 'rollout.stop=["=", "11"]', "run.steps=1")
     rows = lines(tmp_path / "run", "completions")

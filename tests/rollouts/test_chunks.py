@@ -111,7 +111,8 @@ def test_what_has_finished_is_whole_and_stays_so():
     rollouts, seen = in_chunks(chunk_programs(MODEL, mesh, Decoding(seed=5, **settings(4, False)), 3), mesh)
     lengths, tokens = rollouts.mask.sum(-1).reshape(-1), rollouts.tokens.reshape(-1, LIMIT)
     counts = [look.finished.sum() for look in seen]
-    assert 0 < counts[1] < counts[-1] == PROMPTS * GROUP and sorted(counts) == counts
+    assert any(0 < count < PROMPTS * GROUP for count in counts)
+    assert counts[-1] == PROMPTS * GROUP and sorted(counts) == counts
     for look in seen:
         there = look.finished[0]
         np.testing.assert_array_equal(look.lengths[0][there], lengths[there])

@@ -84,6 +84,18 @@ def test_refilling_takes_fewer_steps_than_waiting_for_a_round():
     assert sampled(16, True)[2] == lengths.max()
 
 
+def test_the_longest_are_admitted_first():
+    """Of limits that come in a bad order, the long ones last: as many steps as the schedule by hand has."""
+    limits = np.array([[1, 1], [1, 1], [1, 1], [1, 1], [2, 2], [3, 3], [4, 12], [5, 12]], np.int32)
+    sampling = dataclasses.replace(tiny.sampling((PROMPTS, GROUP), LIMIT), limit=jnp.asarray(limits))
+
+    def steps(slots, refill=True):
+        return int(program(slots, refill, ())(tiny.prompts(PROMPTS, SIZE), sampling, jnp.int32(1))[1])
+
+    # 50 tokens: 12, 12, 5, 4 begin, and the last of the others is done before the two.
+    assert steps(4) == 13 and steps(4, False) == 1 + 1 + 3 + 12
+
+
 @pytest.mark.slow
 def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it():
     pieces = [bytes([65 + i]) for i in range(37)]

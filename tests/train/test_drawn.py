@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxrl_tok.config.load import load_run
-from jaxrl_tok.io.data import Data
+from jaxrl_tok.io.data import Batch, Data
 from jaxrl_tok.io.data_sources import open_source
 from jaxrl_tok.io.distributed import ALONE
 from jaxrl_tok.io.tokenizer import characters
@@ -15,7 +15,7 @@ from jaxrl_tok.rewards.batch import RewardBatch
 from jaxrl_tok.rollouts.rounds import Round
 from jaxrl_tok.sharding.mesh import make_mesh
 from jaxrl_tok.train.build import Stage
-from jaxrl_tok.train.drawn import drawn
+from jaxrl_tok.train.drawn import drawn, read_of
 from jaxrl_tok.train.loop import Loop
 from jaxrl_tok.train.recipe import build_recipe
 from jaxrl_tok.types import Rollouts, Sampled
@@ -125,3 +125,19 @@ def test_all_that_was_sampled_counts(tmp_path):
     again = loop.data.batches(1, seed=0, shuffle=False)
     again.restore(loop.batches["train"].state())
     assert next(again).prompts == ["3="]
+
+
+def test_prompts_are_read_at_the_smallest_length_that_holds_them():
+    run = load_run(RUN, ("rollout.max_prompt=10", "rollout.buckets=3"))
+
+    def read(*lengths):
+        tokens = np.arange(10 * len(lengths), dtype=np.int32).reshape(-1, 10)
+        ids = np.arange(len(lengths), dtype=np.int32)
+        lengths = np.array(lengths, np.int32)
+        found = read_of(Batch(ids, [], [], {}, tokens, lengths), run)
+        np.testing.assert_array_equal(found.tokens, tokens[:, 10 - found.tokens.shape[1] :])
+        return found.tokens.shape[1]
+
+    assert [read(1, 3), read(2, 4), read(5, 1), read(6, 2), read(10, 1)] == [3, 5, 5, 10, 10]
+    run = load_run(RUN, ("rollout.max_prompt=10",))
+    assert read(1) == 10
