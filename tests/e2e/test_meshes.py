@@ -41,7 +41,9 @@ def test_four_devices_that_split_experts_heads_and_vocabulary_score_as_one():
 @pytest.mark.parametrize("model", meshes.MODELS)
 def test_eight_devices_take_the_step_of_one_under_every_preset(tmp_path, model):
     """In a process of its own, as this one has four."""
-    cases, out = [f"{mesh}/{model}" for mesh in meshes.MESHES], tmp_path / "found.json"
+    # With experts, fsdp splits the batch as data does.
+    names = [mesh for mesh in meshes.MESHES if model == "dense" or mesh not in ("single", "data")]
+    cases, out = [f"{mesh}/{model}" for mesh in names], tmp_path / "found.json"
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-m", "tests.e2e.meshes", str(out), *cases]
     ended = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=3600)
