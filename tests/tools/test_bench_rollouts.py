@@ -61,9 +61,11 @@ def test_the_table_has_ratios_to_the_first_way(tool, capsys):
 
 
 @pytest.mark.aot
-def test_a_group_compiled_for_a_tpu(tool):
+def test_a_group_compiled_for_a_tpu(tool, monkeypatch):
+    """As tries alone: each way takes half a minute."""
     need("libtpu")
+    monkeypatch.setattr(tool, "WAYS", ("tree",))
     sizes = ["model.dim=512", "model.head_dim=128", "model.ffw=1024", "model.vocab=2048"]
     found = [*tool.ahead("star", "v5e:2x2", RUN, sizes)]
-    assert [(work, way) for work, way, _ in found] == [(work, way) for way in tool.WAYS for work in ("score", "update")]
+    assert [(work, way) for work, way, _ in found] == [("score", "tree"), ("update", "tree")]
     assert not any(one.error for *_, one in found) and all(one.temporary for *_, one in found)

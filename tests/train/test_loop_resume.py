@@ -42,12 +42,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, cache):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "sets",
-    [("run.steps=9", "train.epochs=2"), ("run.steps=9", "run.checkpoint_every=4")],
-    ids=["two updates a batch", "interval does not divide the steps"],
-)
-def test_four_kills_one_inside_a_checkpoint_write(tmp_path, cache, sets):
+def test_four_kills_one_inside_a_checkpoint_write(tmp_path, cache):
+    """With two updates a batch, and an interval that does not divide the steps."""
+    sets = ("run.steps=9", "train.epochs=2", "run.checkpoint_every=4")
     expected = undisturbed(tmp_path, cache, sets)
     folder = tmp_path / "killed"
     rng = random.Random(0)
