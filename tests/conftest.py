@@ -8,10 +8,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
 
-# Tests compile much and compute little. XLA's newer way to emit fused loops computes faster and takes 2.4 times as long
-# to compile; processes that tests start inherit this. Later versions have no other way, and stop at an unknown flag.
+# Tests compile much and compute little. The flags are read when the first program is compiled, and processes that tests
+# start inherit them. On one thread, as each of pytest's processes has a core: a tenth less work. And without the newer
+# emitters of fused loops, whose code is faster and takes 2.4 times as long to compile; later versions have no others.
+flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    flags += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 jax.config.update("jax_disable_most_optimizations", True)
 
 jax.config.update("jax_num_cpu_devices", 4)
