@@ -50,8 +50,8 @@ def generate(
 ) -> tuple[Rollouts, Int[Array, ""]]:
     """Samples every completion; also returns how many decode steps it took.
 
-    At most `slots` requests run at once. With `refill` a slot that ends takes the next waiting request at
-    once; without, a new round of requests starts when all have ended. `axis_name` names the mesh axes inside
+    At most `slots` requests run at once. With `refill` a slot that ends takes the waiting request of the highest limit
+    at once; without, a new round of requests starts when all have ended. `axis_name` names the mesh axes inside
     `shard_map`: slots and requests are then those of the shard, and all shards make the same number of steps. A
     completion also ends with the token that completes one of the strings of `stops`. What is `left_out` is not drawn.
     With `temper` each token has a temperature of its own, by the entropy of its distribution on `scale`.

@@ -1,25 +1,14 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from jaxrl_tok.train import plan
 from tests.helpers import need
 from tests.train.planned import RUN
+from tools import bench_rollouts as tool
 
-ROOT = Path(__file__).parents[2]
 # Of a prompt, what a group has to be computed for: rows of their own, of one prompt, and distinct tokens.
 TOKENS = {"star": (4608, 1024, 1024), "tree": (34560, 20800, 8320)}
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-
-
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("bench_rollouts", ROOT / "tools" / "bench_rollouts.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -37,7 +26,7 @@ def uncompiled(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["star", "tree", "sampled"])
-def test_a_part_ahead_of_time_is_that_which_is_timed(tool, uncompiled, name):
+def test_a_part_ahead_of_time_is_that_which_is_timed(uncompiled, name):
     found = {(work, way): one for work, way, one in tool.ahead(name, "cpu:4", RUN, ["rollout.prompts=2"])}
     ways = ("rows", "prompt", "tree") if name == "sampled" else tool.WAYS
     for work in ("sample",) if name == "sampled" else ("score", "update"):
@@ -48,7 +37,7 @@ def test_a_part_ahead_of_time_is_that_which_is_timed(tool, uncompiled, name):
     assert len(found) == (3 if name == "sampled" else 6)
 
 
-def test_the_table_has_ratios_to_the_first_way(tool, capsys):
+def test_the_table_has_ratios_to_the_first_way(capsys):
     gib = 2**30
     rows = [("score", "none", tool.Planned(100, 10**13, 4 * gib, 9 * gib, 7.0))]
     rows += [("score", "tree", tool.Planned(25, 4 * 10**12, gib, 6 * gib, 8.0))]
@@ -61,7 +50,7 @@ def test_the_table_has_ratios_to_the_first_way(tool, capsys):
 
 
 @pytest.mark.aot
-def test_a_group_compiled_for_a_tpu(tool, monkeypatch):
+def test_a_group_compiled_for_a_tpu(monkeypatch):
     """As tries alone: each way takes half a minute."""
     need("libtpu")
     monkeypatch.setattr(tool, "WAYS", ("tree",))

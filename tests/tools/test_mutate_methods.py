@@ -1,11 +1,11 @@
 import ast
-import importlib.util
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
+
+from tools import mutate_methods as tool
 
 ROOT = Path(__file__).parents[2]
 MODULE = '''"""Half a − b."""
@@ -33,16 +33,7 @@ def init(x):
 '''
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("mutate_methods", ROOT / "tools" / "mutate_methods.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutate_methods"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def changes(tool, name, source):
+def changes(name, source):
     """The lines that each mutant has changed, without the import at its end."""
     found = {}
     for mutant in tool.mutants("slot", name, source):
@@ -51,10 +42,10 @@ def changes(tool, name, source):
     return found
 
 
-def test_three_mutants_of_a_method_and_one_of_what_prepares(tool):
+def test_three_mutants_of_a_method_and_one_of_what_prepares():
     end = "/ jnp.maximum(weight, 1), -jnp.inf * ones)"
     ones = "(jnp.ones_like(mask))"
-    assert changes(tool, "centred", MODULE) == {
+    assert changes("centred", MODULE) == {
         "sign": [f"return jnp.where(mask, ((x + masked.mean(x, mask))) {end}"],
         "mean": [f"return jnp.where(mask, (x - (0 * masked.mean(x, mask))) {end}"],
         "mask": [f"return jnp.where({ones}, (x - masked.mean(x, {ones})) {end}"],
@@ -71,19 +62,19 @@ def test_three_mutants_of_a_method_and_one_of_what_prepares(tool):
         ("return Mean(x, n)", "return Mean((-x), n)"),
     ],
 )
-def test_sign_where_there_is_no_minus(tool, body, flipped):
-    assert changes(tool, "f", f"def f(x, n, state):\n    {body}\n") == {
+def test_sign_where_there_is_no_minus(body, flipped):
+    assert changes("f", f"def f(x, n, state):\n    {body}\n") == {
         "sign": [flipped],
         **({"mean": ["return Mean(x, (jnp.ones_like(n)))"]} if "Mean" in body else {}),
     }
 
 
-def test_a_choice_is_inverted_and_a_missing_valid_stays_missing(tool):
+def test_a_choice_is_inverted_and_a_missing_valid_stays_missing():
     source = (
         "def f(x, valid=None) -> Bool[Array, 'P G']:\n    valid = x if valid is None else valid\n    return valid & x\n"
     )
     valid = "(None if valid is None else jnp.ones_like(valid))"
-    assert changes(tool, "f", source) == {
+    assert changes("f", source) == {
         "sign": ["return (~(valid & x))"],
         "mask": [f"valid = x if valid is None else {valid}", f"return {valid} & x"],
     }
@@ -97,14 +88,14 @@ def test_a_choice_is_inverted_and_a_missing_valid_stays_missing(tool):
         ("r / jnp.maximum(n, eps)", None),
     ],
 )
-def test_mean(tool, expression, dropped):
+def test_mean(expression, dropped):
     tree = ast.parse(f"def f(r, n):\n    return {expression}\n")
     edits = tool.drop_mean(tree, "f")
     text = tool.edited(f"def f(r, n):\n    return {expression}\n", edits).splitlines()[1].strip()
     assert text == f"return {dropped or expression}"
 
 
-def test_a_mutant_runs_and_is_wrong(tool):
+def test_a_mutant_runs_and_is_wrong():
     source = "def f(x, mask):\n    return masked_sum(x, mask) - 1\n"
     results = {}
     for mutant in tool.mutants("slot", "f", source):
@@ -114,14 +105,14 @@ def test_a_mutant_runs_and_is_wrong(tool):
     assert results == {"sign": 3.0, "mask": 4.0}  # of 1
 
 
-def test_tests_about_a_method_have_its_name_among_their_parameters(tool):
+def test_tests_about_a_method_have_its_name_among_their_parameters():
     ids = ["grpo", "0-clip.grpo", "grpo_passk-3", "dr_grpo", "tempo-0"]
     items = [SimpleNamespace(callspec=SimpleNamespace(id=i)) for i in ids] + [SimpleNamespace(name="grpo")]
     tool.Watch("grpo").pytest_collection_modifyitems(items)
     assert [item.callspec.id for item in items] == ids[:3]
 
 
-def test_every_method_has_a_mutant_of_its_sign_and_its_mask(tool):
+def test_every_method_has_a_mutant_of_its_sign_and_its_mask():
     for slot in tool.SLOTS:
         for file in (ROOT / "jaxrl_tok" / slot).glob("[a-z]*.py"):
             kinds = {mutant.kind for mutant in tool.mutants(slot, file.stem, file.read_text())}

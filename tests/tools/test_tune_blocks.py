@@ -1,23 +1,10 @@
-import importlib.util
 import shutil
-from pathlib import Path
-
-import pytest
 
 from jaxrl_tok.kernels.token_score.tiling import Blocks
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("tune_blocks", ROOT / "tools" / "tune_blocks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tools import tune_blocks as tool
 
 
-def test_it_measures_every_candidate_that_compiles(tool, monkeypatch, capsys):
+def test_it_measures_every_candidate_that_compiles(monkeypatch, capsys):
     sizes = ((16, 32), (128,), (64, 128))
     monkeypatch.setitem(tool.SIZES, "pallas_tpu", sizes)
     arguments = "--backend pallas_tpu --rows 32 --size 64 --columns 150 --dtype float32 --rounds 3 --interpret"
@@ -29,7 +16,7 @@ def test_it_measures_every_candidate_that_compiles(tool, monkeypatch, capsys):
     assert "(32, 128, 64)" in printed
 
 
-def test_it_says_why_it_cannot_measure_here(tool, monkeypatch, capsys):
+def test_it_says_why_it_cannot_measure_here(monkeypatch, capsys):
     shape = ["--backend", "pallas_gpu", "--rows", "8", "--size", "8", "--columns", "8"]
     monkeypatch.setattr("sys.argv", ["tune_blocks.py", *shape])
     assert tool.main() == 2
@@ -38,13 +25,13 @@ def test_it_says_why_it_cannot_measure_here(tool, monkeypatch, capsys):
     assert tool.main() == 2
 
 
-def test_candidates_deal_out_d_evenly(tool):
+def test_candidates_deal_out_d_evenly():
     found = tool.candidates("pallas_tpu", 1000, 3072)
     assert {one.depth for one in found} == {512, 1024, 3072}
     assert {one.rows for one in found} == {256, 512, 1000}
 
 
-def test_what_it_writes_is_read_back_and_leaves_the_rest(tool, tmp_path):
+def test_what_it_writes_is_read_back_and_leaves_the_rest(tmp_path):
     path = tmp_path / "block_sizes.py"
     shutil.copy(tool.TABLE, path)
     before = vars_of(path)

@@ -2,13 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 
 from jaxrl_tok.errors import ConfigError
 from jaxrl_tok.kernels import token_score
 from jaxrl_tok.kernels.token_score import pallas_gpu, reference
 from jaxrl_tok.kernels.token_score.common import Options, Rows, Sums
 from jaxrl_tok.kernels.token_score.tiling import Blocks
+from jaxrl_tok.train.topology import topology
 from tests.helpers import need
 from tests.kernels.token_score.test_pallas_tpu import EXTRAS, check, draw
 
@@ -55,27 +55,11 @@ def test_by_its_name_it_scores_with_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
 
-# What the compiler is told of the GPU that is not there.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
-  clock_rate_ghz: 1.98 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 minor: 0 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
-
 @pytest.mark.aot
 @pytest.mark.parametrize(("layout", "extras"), [("dv", ()), ("vd", EXTRAS)])
 def test_it_compiles_for_an_h100(layout, extras):
     need("jax_cuda13_plugin")
-    chip = topologies.get_topology_desc(
-        platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=H100
-    ).devices[:1]
-    mesh = jax.sharding.Mesh(np.array(chip), ("data",))
+    mesh = jax.sharding.Mesh(np.array(topology("h100:1").devices), ("data",))
     whole = jax.sharding.NamedSharding(mesh, jax.P())
 
     def array(shape, dtype=jnp.float32):
