@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from jaxrl_tok.cli import app
 from jaxrl_tok.config.load import load_run
+from jaxrl_tok.rollouts import ROLLOUTS
+from jaxrl_tok.samplers import TEMPERATURES
 from jaxrl_tok.train.recipe import REGISTRIES
 
 ROOT = Path(__file__).parents[2]
@@ -76,4 +78,5 @@ def test_the_program_prints_what_stands_below_it(capsys):
 
 def test_methods_are_those_there_are():
     table = README.split("## What is there")[1].split("\n\n[docs/methods.md]")[0]
-    assert set(re.findall(r"`(\w+)`", table)) == {name for methods in REGISTRIES.values() for name in methods}
+    registries = [*REGISTRIES.values(), ROLLOUTS, TEMPERATURES]
+    assert set(re.findall(r"`(\w+)`", table)) == {name for methods in registries for name in methods}
