@@ -25,7 +25,8 @@ FILLED = {"run.name": "the file's name", "run.dir": "`runs/NAME`", "warmup.recip
 TITLES = {"model": "Model file", "recipe": "Recipe file", "reward": "[reward.NAME]"}
 FREE_TEXT = (
     ", ".join(f"`{key}`" for key in FREE) + ", and `run.steps` where `optimizer.schedule` is `constant`; the name of "
-    "a section stands for all its keys. Any other difference from what the run folder holds is refused."
+    "a section stands for all its keys. Any other difference from what the run folder holds is "
+    "refused; a key that is newer than a checkpoint had its default there."
 )
 
 

@@ -4,13 +4,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from jaxrl_tok.config.schema import MESH_AXES, ModelConfig, OwnModelConfig, Run
 from jaxrl_tok.errors import ShardingError
 
 # What a resumed run may change: names, places, what is written when, and how the work is laid out.
 FREE = (
     *("run.name", "run.dir", "run.checkpoint_every", "run.keep_last", "run.keep_every"),
-    *("run.show_completions_every", "run.trackers", "rewards", "mesh", "rollout.slots"),
+    *("run.show_completions_every", "run.trackers", "run.max_sampled_tokens", "rewards", "mesh"),
+    *("rollout.slots", "rollout.wave", "rollout.buckets", "rollout.chunk", "rollout.scan_layers"),
     *("train.microbatches", "train.remat", "train.unroll", "train.share_prefix"),
     *("model.name", "recipe.name", "warmup.recipe.name"),
 )
@@ -130,7 +133,6 @@ def fingerprint(run: Run) -> dict[str, bool | int | float | str]:
     `run.steps` is among them only where the learning rate depends on it; the warm-up, adapters and the critic only
     where there are any.
     """
-    free = {*FREE, "run.steps"} if run.optimizer.schedule == "constant" else {*FREE}
     table = run.model_dump()
     if run.warmup.steps == 0:
         table["warmup"] = {"steps": 0}
@@ -138,7 +140,32 @@ def fingerprint(run: Run) -> dict[str, bool | int | float | str]:
         table["lora"] = {"rank": 0}
     if run.critic.trunk == "off":
         table["critic"] = {"trunk": "off"}
-    return {key: value for key, value in _flat(table).items() if not free & set(_prefixes(key))}
+    return _without_free(run, _flat(table))
+
+
+def as_now(run: Run, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a fingerprint that an earlier version stored as this one would have, for a comparison with that of `run`.
+
+    A key that is free by now goes. A key that is newer than the fingerprint had its default, as new keys come with
+    defaults that change nothing.
+    """
+    newer = {key: _default(run, key) for key in fingerprint(run).keys() - stored.keys()}
+    return _without_free(run, stored) | {key: value for key, value in newer.items() if value is not None}
+
+
+def _without_free(run: Run, flat: Mapping[str, Any]) -> dict[str, Any]:
+    free = {*FREE, "run.steps"} if run.optimizer.schedule == "constant" else {*FREE}
+    return {key: value for key, value in flat.items() if not free & set(_prefixes(key))}
+
+
+def _default(run: Run, key: str) -> Any:
+    """Returns the default of a dotted key of the run; None where it has none, or is an entry of the user's own."""
+    *way, last = key.split(".")
+    section: Any = run
+    for name in way:
+        section = section.get(name) if isinstance(section, Mapping) else getattr(section, name, None)
+    field = type(section).model_fields.get(last) if isinstance(section, BaseModel) else None
+    return None if field is None or field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _prefixes(key: str) -> list[str]:

@@ -50,6 +50,7 @@ class Checkpoints:
         keep_every: also keep every step that this number divides.
         fingerprint: the part of the config that gives the state its meaning. It is stored, and a restore
             refuses a checkpoint with another one. None stores and compares nothing.
+        as_now: makes of a stored fingerprint, which may be an earlier version's, what is compared.
         read_only: changes nothing in the folder, in which another run may be training.
         peers: the processes of this run.
         warn: called with one line about each checkpoint that cannot be used.
@@ -66,6 +67,7 @@ class Checkpoints:
         keep_last: int = 2,
         keep_every: int | None = None,
         fingerprint: Mapping[str, Any] | None = None,
+        as_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
         read_only: bool = False,
         peers: Peers = ALONE,
         warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
@@ -75,6 +77,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._keep_last, self._keep_every = keep_last, keep_every
         self._fingerprint = None if fingerprint is None else _as_json(fingerprint)
+        self._as_now = as_now
         self._warn = warn
         self._read_only = read_only
         self._peers = peers
@@ -326,13 +329,14 @@ class Checkpoints:
         return self._manager.restore(step, args=args.Composite(host=args.JsonRestore())).host
 
     def _check(self, step: int, note: dict[str, Any], template: PyTree, partial: bool) -> None:
-        stored = note["fingerprint"]
-        if self._fingerprint is not None and stored is not None and stored != self._fingerprint:
-            differing = "; ".join(differences(stored, self._fingerprint))
-            raise CheckpointError(
-                f"{self._path(step)}: belongs to another config: {differing};"
-                " undo the change, or give this run another folder"
-            )
+        if self._fingerprint is not None and note["fingerprint"] is not None:
+            stored = _as_json(self._as_now(note["fingerprint"]))
+            if stored != self._fingerprint:
+                differing = "; ".join(differences(stored, self._fingerprint))
+                raise CheckpointError(
+                    f"{self._path(step)}: belongs to another config: {differing};"
+                    " undo the change, or give this run another folder"
+                )
         wanted = {name: leaves.describe(leaf) for name, leaf in leaves.name_leaves(template).items()}
         if found := leaves.mismatches(note["leaves"], wanted, partial=partial):
             more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""

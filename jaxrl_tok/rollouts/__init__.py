@@ -24,12 +24,18 @@ ROLLOUTS: dict[str, Callable[..., Any]] = {name: getattr(module, name) for name,
 NODES: dict[str, Callable[..., Any]] = {
     name: module.nodes for name, module in _MODULES.items() if hasattr(module, "nodes")
 }
+# Of methods whose completions are shorter than rollout.max_tokens: their most tokens.
+LONGEST: dict[str, Callable[..., int]] = {
+    name: module.longest for name, module in _MODULES.items() if hasattr(module, "longest")
+}
 SUPPLIES: dict[str, frozenset[str]] = {
     name: getattr(module, "SUPPLIES", frozenset()) for name, module in _MODULES.items()
 }
 TEXTS: dict[str, tuple[str, ...]] = {name: getattr(module, "TEXTS", ()) for name, module in _MODULES.items()}
 # Keys of [rollout] that a method does not know: one puts in text that is not the policy's, one has its own loop.
 REFUSED = {"brpo": ("stop",), "latr": ("stop", "bad_tokens", "min_tokens")}
+# Methods that sample independent completions and nothing from them: all run in slots, and no cache is kept.
+IN_SLOTS = frozenset({"dars", "dynamic", "remax"})
 
 
 def check(name: str, group: int, max_tokens: int, contains: Contains, **hyper: Any) -> None:

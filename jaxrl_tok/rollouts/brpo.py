@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,11 @@ def check(
             f"budgets = {list(budgets)}, summary_tokens = {summary_tokens}: with the {len(close)} tokens of close up "
             f"to {needed} tokens; expected at most rollout.max_tokens = {max_tokens}"
         )
+
+
+def longest(*, budgets: Sequence[int] = (2000, 4000, 6000, 8000), **_: Any) -> int:
+    """Returns the most tokens of a completion: those of the last budget."""
+    return budgets[-1]
 
 
 def brpo(

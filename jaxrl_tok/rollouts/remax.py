@@ -1,5 +1,7 @@
 """Independent completions, and a greedy one of each prompt beside them: the rollouts of ReMax."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
@@ -16,9 +18,12 @@ def remax(engine: Engine, keys: Key[Array, "P G"], sampling: Sampling) -> Sample
     """Samples G independent completions and the greedy one of each prompt.
 
     ReMax, Li et al. 2023, https://arxiv.org/abs/2310.10505. The greedy completion is `probes`: a rollout from the
-    prompt that trains nothing and belongs to no group. All run in slots together.
+    prompt that trains nothing and belongs to no group. All run in slots together; where there is one for each of the
+    P G completions, there are P more.
     """
     count, group = keys.shape
+    if engine.slots >= keys.size:  # one for each completion; then for the greedy ones too, or these would wait
+        engine = dataclasses.replace(engine, slots=engine.slots + count)
     keys = jnp.concatenate([keys, keys[:, :1]], axis=1)  # greedily, a key decides nothing
     asked: Sampling = jax.tree.map(lambda x: jnp.concatenate([x, x[:, :1]], axis=1), sampling)
     asked = Sampling(asked.limit, asked.temperature.at[:, group].set(0), asked.top_k, asked.top_p, asked.min_p)

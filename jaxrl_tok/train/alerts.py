@@ -17,8 +17,8 @@ def alerts(metrics: Mapping[str, float], *, dtype: str, steps_without_end: int) 
     found = {}
     if metrics.get("completions/clipped_ratio") == 1:
         found["truncated"] = (
-            "every completion was cut at its limit, so none was finished: raise rollout.max_tokens, or train on "
-            "answers first (warmup.steps)"
+            "every completion was cut at its limit, so none was finished: raise rollout.max_tokens (with rollout = "
+            '"brpo" its budgets), or train on answers first (warmup.steps)'
         )
     if steps_without_end >= STEPS_WITHOUT_END:
         found["no end token"] = (

@@ -59,7 +59,7 @@ def decoding_of(run: Run, recipe: Recipe, tokenizer: Vocabulary, model: models.M
     """Returns how a run samples.
 
     Raises:
-      ConfigError, DataError: as `stops_of` and `left_out_of`.
+      ConfigError: as `stops_of` and `left_out_of`.
     """
     return programs.Decoding(
         seed=run.run.seed,
@@ -149,15 +149,14 @@ def stops_of(run: Run, tokenizer: Vocabulary) -> StopTable | None:
     Of a vocabulary of which only the size is known, as in a plan, a table of that size that finds nothing.
 
     Raises:
-      ConfigError: a stop string is empty.
-      DataError: the tokenizer does not say what its tokens' bytes are.
+      ConfigError: a stop string is empty, or the tokenizer does not say what its tokens' bytes are.
     """
     try:
         if not run.rollout.stop:
             return None
         known = token_bytes(tokenizer) if isinstance(tokenizer, Tokenizer) else [b""] * tokenizer.size
         return stop_table(run.rollout.stop, known)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         raise ConfigError(f"rollout.stop: {error}") from None
 
 

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import NODES
+from jaxrl_tok.rollouts import LONGEST, NODES
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.train import hlo, parts
 from jaxrl_tok.train.build import Build, build
@@ -95,6 +95,14 @@ def decoding_steps(built: Build) -> int:
     return built.run.rollout.max_tokens * slots_and_rounds(built)[1]
 
 
+def longest_completion(built: Build) -> int:
+    """Returns the most tokens of a completion that is scored and trained."""
+    how = built.main.recipe.rollout
+    if how is None or how.name not in LONGEST:
+        return built.run.rollout.max_tokens
+    return LONGEST[how.name](**how.own)
+
+
 def longest_tries(built: Build) -> Tries | None:
     """Returns the tries of a step with the most tokens, on the host; None where completions are no tries.
 
@@ -104,7 +112,7 @@ def longest_tries(built: Build) -> Tries | None:
     stage, rollout = built.main, built.run.rollout
     if built.run.train.share_prefix != "tree":
         return None
-    shape = (stage.prompts, stage.group, rollout.max_tokens)
+    shape = (stage.prompts, stage.group, longest_completion(built))
     how = stage.recipe.rollout
     if how is not None and how.name in NODES:
         own = NODES[how.name](stage.group, rollout.max_tokens, **how.own)

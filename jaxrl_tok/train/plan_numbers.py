@@ -14,7 +14,14 @@ from jaxrl_tok.sharding.rules import ROLLOUT_RULES, RULES, Rules, param_sharding
 from jaxrl_tok.train import flops
 from jaxrl_tok.train.build import Build
 from jaxrl_tok.train.chips import Chip
-from jaxrl_tok.train.plan import Compiled, decoding_steps, longest_tries, on_a_chip, slots_and_rounds
+from jaxrl_tok.train.plan import (
+    Compiled,
+    decoding_steps,
+    longest_completion,
+    longest_tries,
+    on_a_chip,
+    slots_and_rounds,
+)
 from jaxrl_tok.types import TrainState
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -103,10 +110,12 @@ def one_pass(built: Build) -> flops.Flops:
     arch, run = _arch(built), built.run
     if (tries := longest_tries(built)) is not None:
         return flops.tries(arch, tries)
-    prompts, group, *lengths = _grid(run)
+    prompts, group, prompt, _ = _grid(run)
+    completion = longest_completion(built)
+    trained = prompts * group * completion
     if run.train.share_prefix == "none":
         prompts, group = prompts * group, 1
-    return flops.forward(arch, prompts, group, *lengths, logits=tokens(run))
+    return flops.forward(arch, prompts, group, prompt, completion, logits=trained)
 
 
 def step_flops(built: Build) -> dict[str, int]:
@@ -167,6 +176,8 @@ def checks(built: Build, compiled: list[Compiled]) -> list[str]:
 def assumptions(built: Build) -> list[str]:
     """Returns a line for each thing that is known only when completions are there: what is taken, or left out."""
     lines, how = [], built.main.recipe.rollout
+    if built.run.rollout.chunk:
+        lines.append("rollout.chunk: planned is the program that decodes all in one call")
     if (tries := longest_tries(built)) is not None:
         shared = "the nodes of their tree" if how is not None and how.name in NODES else "no more than their prompt"
         rows, size = tries.tokens.shape

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from jaxrl_tok.config.derived import parameters
 from jaxrl_tok.config.schema import Run
+from jaxrl_tok.rollouts import IN_SLOTS
 from jaxrl_tok.sharding.mesh import batch_shards
 from jaxrl_tok.train import plan_numbers as numbers
 from jaxrl_tok.train.build import Build
@@ -268,7 +269,8 @@ def advice(found: Plan) -> list[str]:
 
 
 def _for_rollouts(built: Build, run: Run) -> list[str]:
-    if built.method is not None:
+    how = built.main.recipe.rollout
+    if how is not None and how.name not in IN_SLOTS:
         return ["rollout.prompts to fewer: what completions go on from is kept for all of them, whatever rollout.slots"]
     slots, _ = slots_and_rounds(built)
     if slots == 1:

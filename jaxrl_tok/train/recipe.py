@@ -65,11 +65,12 @@ SUPPLIERS = {
     "a process reward model or an environment": {"step_rewards", "step_mask"},
     "an environment that names its states": {"step_states"},
     "a judge": {"wrong_steps"},
-    "a segmenter": {"segment_ids"},
+    'a segmenter, or rollouts with segments (rollout = "spo_chain", "vine_ppo" or "brpo")': {"segment_ids"},
     "a matcher of phrases": {"planning", "format_ids"},
     'rollouts from the states between segments (rollout = "spo_chain" or "vine_ppo")': {"state_values"},
     'a greedy rollout of each prompt (rollout = "remax")': {"greedy_rewards"},
     "rewards of the items of a list": {"item_rewards"},
+    'temperatures of its own for each token (sampler = "adaptive_temperature")': {"sampler_entropy"},
     'summaries at several budgets (rollout = "brpo")': {"budget_rewards"},
     'tree rollouts (rollout = "spo_tree" or "eptree")': {"node_ids", "node_parents", "node_rewards", "multiplicity"},
     "tree rollouts with values": {"node_values"},
@@ -190,7 +191,8 @@ class Recipe:
         if self.source == "answers":
             return of_parts - CRITIC_ARRAYS | ANSWER_ARRAYS | {"logprobs", "entropy", "loss"}
         of_rollout = frozenset[str]() if self.rollout is None else SUPPLIES[self.rollout.name]
-        return of_parts | (ASSEMBLE | of_rollout if early else STEP | {"loss"} | of_rollout & IN_STEP)
+        of_sampler = frozenset() if self.sampler is None else frozenset({"sampler_entropy"})
+        return of_parts | (ASSEMBLE | of_rollout | of_sampler if early else STEP | {"loss"} | of_rollout & IN_STEP)
 
 
 def build_recipe(config: RecipeConfig, vocab_size: int | None = None, parts: frozenset[str] = frozenset()) -> Recipe:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def train(path: Path, sets: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         pool, judge = _training_pool(stack, run, path), _judge(stack, run, path)
         peers = _connect(stack)
-        from jaxrl_tok.config.derived import fingerprint
+        from jaxrl_tok.config.derived import as_now, fingerprint
         from jaxrl_tok.io.checkpoint import Checkpoints
         from jaxrl_tok.train.loop import Loop
 
@@ -28,6 +29,7 @@ def train(path: Path, sets: Sequence[str]) -> int:
                 keep_last=run.run.keep_last,
                 keep_every=run.run.keep_every,
                 fingerprint=fingerprint(run),
+                as_now=functools.partial(as_now, run),
                 peers=peers,
             )
         )
@@ -223,13 +225,14 @@ def _pool(specs: Sequence[RewardSpec], run: Run, path: Path, workers: int) -> Re
 
 def _restore(built: Any, run: Run, step: int | None, peers: Any = None) -> Any:
     """Returns the parameters of the checkpoint at an RL step, or of the best one."""
-    from jaxrl_tok.config.derived import fingerprint
+    from jaxrl_tok.config.derived import as_now, fingerprint
     from jaxrl_tok.io.checkpoint import Checkpoints
     from jaxrl_tok.io.distributed import ALONE
     from jaxrl_tok.train.build import stored, with_base
 
     folder = Path(run.run.dir) / "checkpoints"
-    with Checkpoints(folder, fingerprint=fingerprint(run), read_only=True, peers=peers or ALONE) as checkpoints:
+    known: dict[str, Any] = {"fingerprint": fingerprint(run), "as_now": functools.partial(as_now, run)}
+    with Checkpoints(folder, **known, read_only=True, peers=peers or ALONE) as checkpoints:
         index = checkpoints.best() if step is None else step + built.warmup.steps
         template = dataclasses.replace(
             stored(built, built.main.template), opt_state=None, updates=None, ref_params=None, method_state=None

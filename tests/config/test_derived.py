@@ -175,7 +175,12 @@ def test_the_fingerprint_tells_apart_what_changes_the_state(run, setting):
         "rewards.workers=5",
         "rewards.timeout=1",
         "mesh.fsdp=2",
+        "run.max_sampled_tokens=1000",
         "rollout.slots=8",
+        "rollout.wave=2",
+        "rollout.chunk=4",
+        "rollout.buckets=2",
+        "rollout.scan_layers=true",
         "train.microbatches=2",
         "train.remat=full",
         "warmup.learning_rate=1",  # no warm-up
@@ -196,6 +201,36 @@ def test_a_warm_up_is_part_of_the_state(run):
     one, other = (sizes.fingerprint(run("warmup.steps=5", f"warmup.learning_rate={x}")) for x in (0.1, 0.2))
     assert one.keys() == other.keys()
     assert [key for key in one if one[key] != other[key]] == ["warmup.learning_rate"]
+
+
+def stored(run, *sets, without=(), **also):
+    """What an earlier version stored, which had other keys."""
+    return {key: x for key, x in sizes.fingerprint(run(*sets)).items() if key not in without} | also
+
+
+@pytest.mark.parametrize("key", ["rollout.min_tokens", "optimizer.schedule", "reward.r.weight", "model.experts"])
+def test_a_newer_key_had_its_default(run, key):
+    assert sizes.as_now(run(), stored(run, without=[key])) == sizes.fingerprint(run())
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("rollout.min_tokens=2", "rollout.min_tokens"),  # not its default
+        ("rollout.stop=[';']", "rollout.stop.0"),
+        ("recipe=spo_chain", "recipe.rollout.method"),
+        ("reward.other.function=exact_match", "reward.other.function"),
+        ("critic.trunk=shared", "critic.trunk"),
+    ],
+)
+def test_a_newer_key_with_another_value_differs(run, setting, key):
+    found, now = sizes.as_now(run(setting), stored(run, without=[key])), sizes.fingerprint(run(setting))
+    assert found.get(key) != now[key]
+
+
+def test_a_key_that_is_free_by_now_is_not_compared(run):
+    old = stored(run, **{"rollout.wave": 3, "run.trackers.0": "x", "data.gone": 1})
+    assert sizes.as_now(run(), old) == sizes.fingerprint(run()) | {"data.gone": 1}
 
 
 def test_the_fingerprint_is_flat_and_survives_json(run):

@@ -1,14 +1,19 @@
 """Bad input through the command: one clear line, an exit code, and nothing lost that was computed before."""
 
+import contextlib
 import resource
 import shutil
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from jaxrl_tok.config import derived
 from jaxrl_tok.io import manifest
 from jaxrl_tok.io.metrics import read_lines
-from tests.e2e.command import RUN, built_once, contents, train, train_apart, write
+from jaxrl_tok.train import session
+from tests.e2e.command import QUESTIONS, RUN, built_once, contents, train, train_apart, write
 from tests.e2e.judges import guilty
 
 REWARD = "reward 'length' (my_rewards:length): "
@@ -207,6 +212,15 @@ def test_samples_whose_reward_fails_are_counted_and_do_not_train(abstained, tmp_
         scored = [row for row in step if row not in failed]
         assert all(row["reward"] == len(row["completion"]) for row in scored)
         np.testing.assert_allclose(line["reward"], np.mean([row["reward"] for row in scored]), rtol=1e-6)
+
+
+def test_a_checkpoint_of_a_version_with_other_keys_is_read(folder, monkeypatch):
+    """A key that was compared when it was written is free by now: to go on, and to sample."""
+    monkeypatch.setattr(derived, "FREE", (*derived.FREE, "train.epochs"))
+    assert train(folder, "run.steps=4").code == 0
+    assert [row["step"] for row in lines(folder)] == [0, 1, 2, 3, 4]
+    with contextlib.chdir(folder), jax.numpy_dtype_promotion("standard"):
+        assert len(session.sample(Path("run.toml"), [], QUESTIONS[:1], 2, 1.0, 4)[0]) == 2
 
 
 def test_a_batch_without_any_reward_is_passed_over(trained, tmp_path):

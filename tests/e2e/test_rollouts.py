@@ -195,7 +195,7 @@ def test_show_names_the_rollouts(tmp_path):
         (("recipe.rollout=spo_tre",), "rollout: no method 'spo_tre'; did you mean 'spo_tree'?"),
         (("recipe.rollout.branch=[2]",), "rollout: spo_tree has no hyperparameter 'branch'; did you mean 'branches'?"),
         (("recipe.rollout.branches=2",), "rollout: spo_tree: branches = 2 must be"),
-        (("advantage=vine_ppo",), "it needs a segmenter, rollouts from the states between segments"),
+        (("advantage=vine_ppo",), "it needs a segmenter, or rollouts with segments"),
         (("recipe=cure",), "samples = 4, branches = 3: 16 completions; expected as many as rollout.group = 4"),
         (
             ("recipe=latr", "recipe.rollout.eta=0.01"),

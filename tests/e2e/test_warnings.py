@@ -10,8 +10,8 @@ from tests.e2e.command import built_once, train, write
 from tests.e2e.judges import guilty
 
 TRUNCATED = (
-    "warning: every completion was cut at its limit, so none was finished: raise rollout.max_tokens, or train on "
-    "answers first (warmup.steps)"
+    "warning: every completion was cut at its limit, so none was finished: raise rollout.max_tokens (with "
+    'rollout = "brpo" its budgets), or train on answers first (warmup.steps)'
 )
 NO_END = (
     "warning: no completion has produced an end token in 3 steps: check that the tokenizer's end token is the one the "

@@ -210,6 +210,13 @@ def test_another_config_is_refused_with_the_differing_keys(tmp_path):
     assert differences({"a": 1, "b": {"c": None}}, {"b": {"c": None}, "a": 1}) == []
 
 
+def test_what_an_earlier_version_stored_is_compared_as_this_one_would_have_stored_it(tmp_path):
+    fill(tmp_path, 1, fingerprint={"seed": 0, "gone": 1})
+    now = {"seed": 0, "new": (2, 2)}
+    with Checkpoints(tmp_path, fingerprint=now, as_now=lambda old: {"seed": old["seed"], "new": (2, 2)}) as checkpoints:
+        assert checkpoints.restore(small(0)).step == 1
+
+
 def test_another_state_is_refused_with_the_differing_leaves(tmp_path):
     fill(tmp_path, 1)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:

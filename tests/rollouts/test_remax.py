@@ -2,10 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 
-from jaxrl_tok.rollouts.extend import Engine
+from jaxrl_tok.rollouts import remax as module
+from jaxrl_tok.rollouts.extend import Engine, extend
 from jaxrl_tok.rollouts.generate import generate
-from jaxrl_tok.rollouts.remax import remax
 from tests import tiny
 from tests.rollouts.running import keys_of
 
@@ -21,7 +22,7 @@ def test_a_greedy_completion_stands_beside_the_independent_ones():
     @jax.jit
     def run(prompts, sampling, greedy):
         how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": 5}
-        own = remax(Engine.read(WEIGHTS, MODEL, prompts, **how), keys, sampling)
+        own = module.remax(Engine.read(WEIGHTS, MODEL, prompts, **how), keys, sampling)
         plain = generate(WEIGHTS, MODEL, prompts, keys, sampling, **how)[0]
         return own, plain, generate(WEIGHTS, MODEL, prompts, keys, greedy, **how)[0]
 
@@ -38,3 +39,19 @@ def test_a_greedy_completion_stands_beside_the_independent_ones():
         assert list(own) == list(greedy.tokens[p, 0][greedy.mask[p, 0]])
     assert (greedy.tokens[:, 0] != plain.tokens[:, 0]).any()
     np.testing.assert_array_equal(sampled.tokens, plain.mask.sum((1, 2)) + greedy.mask[:, 0].sum(1))
+
+
+@pytest.mark.parametrize(("slots", "used"), [(PROMPTS * GROUP, PROMPTS * (GROUP + 1)), (PROMPTS * GROUP - 1,) * 2])
+def test_with_a_slot_for_each_completion_the_greedy_ones_do_not_wait(slots, used, monkeypatch):
+    def counted(engine, *rest):
+        seen.append(engine.slots)
+        return extend(engine, *rest)
+
+    seen = []
+    monkeypatch.setattr(module, "extend", counted)
+    prompts = tiny.prompts(PROMPTS, SIZE)
+    how = {"max_tokens": LIMIT, "end_ids": ENDS, "slots": slots}
+    sampling = tiny.sampling((PROMPTS, GROUP), LIMIT, 1.0)
+    keys = keys_of(prompts, GROUP)
+    jax.eval_shape(lambda: module.remax(Engine.read(WEIGHTS, MODEL, prompts, **how), keys, sampling))
+    assert seen == [used]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrl_tok.config.load import load_recipe, load_run
-from jaxrl_tok.errors import CheckpointError, ConfigError
+from jaxrl_tok.errors import CheckpointError, ConfigError, DataError
 from jaxrl_tok.io import tokenizer as tokenizers
 from jaxrl_tok.models import Critic, Lora, Transformer, params
 from jaxrl_tok.train import parts
@@ -46,6 +46,15 @@ def test_adapters_alone_have_optimizer_state_and_the_base_is_the_reference():
     # Rank 2: q and o 16 <-> 16, k and v 16 -> 8, gate, up and down 16 <-> 32.
     assert size(adapted.params) == 2 * (2 * 32 + 2 * 24 + 3 * 48)
     assert size(adapted.opt_state) == 2 * size(adapted.params)
+
+
+def test_a_tokenizer_whose_bytes_are_not_known_is_refused_by_the_key(monkeypatch):
+    def refuse(_):
+        raise DataError("tokenizer: a token has no bytes of its own")
+
+    monkeypatch.setattr(parts, "token_bytes", refuse)
+    with pytest.raises(ConfigError, match=r"^rollout.stop: tokenizer: a token has no bytes"):
+        parts.stops_of(load_run(RUN, ["rollout.stop=[';']"]), TOKENIZER)
 
 
 def test_a_critic_is_around_adapters_around_the_decoder():

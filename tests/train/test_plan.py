@@ -98,6 +98,7 @@ def test_tries_are_planned_at_their_longest():
 
 
 TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,1]", "recipe.rollout.segment_tokens=30")
+BRPO = ("recipe=anytime_reasoner", "recipe.rollout.budgets=[4,8]", "recipe.rollout.summary_tokens=4")
 
 
 @pytest.mark.parametrize(
@@ -117,10 +118,11 @@ TREE = ("recipe=spo_tree", "recipe.rollout.branches=[2,1]", "recipe.rollout.segm
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            ("recipe=anytime_reasoner", "recipe.rollout.budgets=[4,8]", "recipe.rollout.summary_tokens=4"),
+            BRPO,
             ["rollout", "assemble", "update"],
             marks=pytest.mark.slow,
         ),
+        pytest.param((*BRPO, "train.share_prefix=tree"), ["rollout", "assemble", "update"], marks=pytest.mark.slow),
     ],
     ids=lambda sets: sets[0].removeprefix("recipe="),
 )
@@ -139,6 +141,8 @@ def test_the_longest_tries_of_a_tree_are_its_nodes():
     assert (tries.ends > np.arange(tries.ends.shape[1])).sum() == 8 * (24 + 30 + 2 * 10)
     star = plan.longest_tries(built_for("train.share_prefix=tree"))
     assert star.real.sum() == 8 * 2 * 40
+    thinking = plan.longest_tries(built_for(*BRPO, "train.share_prefix=tree"))  # up to the last budget
+    assert thinking.real.sum() == 8 * 2 * 8
     assert plan.longest_tries(built_for(*TREE)) is None
 
 

@@ -76,6 +76,9 @@ def test_operations_of_a_step_whose_groups_share_less_or_more():
     expected = 16 * (64 * token + seen(0, 64) + 40 * head)
     assert numbers.step_flops(rows)["reference"] == expected
     assert numbers.step_flops(rows)["rollout"] == numbers.step_flops(built_for())["rollout"]
+    budgets = ("recipe=anytime_reasoner", "recipe.rollout.budgets=[4,8]", "recipe.rollout.summary_tokens=4")
+    thinking = built_for(*budgets, "train.share_prefix=none")
+    assert numbers.step_flops(thinking)["reference"] == 16 * (32 * token + seen(0, 32) + 8 * head)
     star = numbers.step_flops(built_for("train.share_prefix=tree"))
     assert star["reference"] == numbers.step_flops(built_for())["reference"]
     tree = built_for(*TREE, "recipe.rollout.branches=[1,2]", "train.share_prefix=tree")
@@ -91,6 +94,9 @@ def test_what_a_plan_takes_of_rollouts_is_said(built):
     tries, method = numbers.assumptions(built_for(*TREE, "train.share_prefix=tree"))
     assert tries.startswith("tries: 2 rows of 416 tokens") and tries.endswith("the nodes of their tree")
     assert method.startswith('rollout = "spo_tree": no time of it') and "loops of 40 tokens" in method
+    assert numbers.assumptions(built_for("rollout.chunk=8")) == [
+        "rollout.chunk: planned is the program that decodes all in one call"
+    ]
     rounds, _ = numbers.assumptions(built_for("recipe=dapo_dynamic"))
     assert rounds.startswith('rollout = "dynamic": planned is one round')
 

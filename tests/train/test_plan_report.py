@@ -63,6 +63,8 @@ def test_what_the_compiler_refused_is_explained():
         ("update", ("train.remat=full", "train.microbatches=4"), "mesh.sequence to 2"),
         ("reference", (), "mesh.fsdp to more"),
         ("reference", ("rollout.prompts=2",), "mesh.sequence to 2"),
+        ("rollout", (), "rollout.slots to 8"),
+        ("rollout", ("recipe=dapo_dynamic",), "rollout.slots to 8"),
     ],
 )
 def test_what_to_change_depends_on_where_it_is_too_much(name, sets, first):

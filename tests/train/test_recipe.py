@@ -89,6 +89,17 @@ def test_only_a_token_weight_may_act_in_the_step(slot, monkeypatch):
         build(**{slot: {"method": "eager"}})
 
 
+def test_what_a_sampler_measures_can_be_read_once_a_batch(monkeypatch):
+    def weighed(sampler_entropy, mask):
+        return sampler_entropy
+
+    monkeypatch.setitem(REGISTRIES, "token_weight", {**REGISTRIES["token_weight"], "weighed": weighed})
+    own = {"token_weight": {"method": "weighed"}}
+    assert build(sampler={"method": "adaptive_temperature"}, **own).token_weight is not None
+    with pytest.raises(ConfigError, match=r'it needs temperatures of its own .*sampler = "adaptive_temperature"'):
+        build(**own)
+
+
 @pytest.mark.parametrize("name", sorted(known("recipes")))
 def test_every_recipe_binds_or_says_what_it_needs(name):
     """What this trainer cannot supply stands in the file's head, and in the one line of the refusal."""
