@@ -220,7 +220,7 @@ def test_a_checkpoint_of_a_version_with_other_keys_is_read(folder, monkeypatch):
     assert train(folder, "run.steps=4").code == 0
     assert [row["step"] for row in lines(folder)] == [0, 1, 2, 3, 4]
     with contextlib.chdir(folder), jax.numpy_dtype_promotion("standard"):
-        assert len(session.sample(Path("run.toml"), [], QUESTIONS[:1], 2, 1.0, 4)[0]) == 2
+        assert len(session.sample(Path("run.toml"), [], QUESTIONS[:1], 2, 1.0, 3)[0]) == 2
 
 
 def test_a_batch_without_any_reward_is_passed_over(trained, tmp_path):
