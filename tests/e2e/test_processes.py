@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 LAUNCHER = Path(__file__).parents[2] / "tools" / "launch" / "local.py"
 # Eight prompts, so that they divide over eight devices.
 SETS = ("rollout.prompts=8",)
+IN_PARTS = ("rollout.chunk=3", "rollout.max_prompt=16", "rollout.buckets=2")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def whole(tmp_path_factory, cache):
 
 
 def test_two_processes_of_four_devices_leave_what_one_of_eight_leaves(tmp_path, cache, whole):
-    out = finish(launch(tmp_path / "run", 2, 4, cache))
+    """They sample in chunks, at half of a limit of prompts that is twice that of the one, which samples in one call."""
+    out = finish(launch(tmp_path / "run", 2, 4, cache, *IN_PARTS))
     close(record(tmp_path / "run"), whole)
     # One voice: the second process prints nothing of its own.
     assert not [line for line in out.splitlines() if line.startswith("[1] ") and "Gloo" not in line]
