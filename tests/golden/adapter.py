@@ -29,7 +29,7 @@ from jaxrl_tok.reductions import (
 from jaxrl_tok.scores import prefix_tree_values
 from jaxrl_tok.token_weights import high_entropy
 from tests.golden import objectives, outcomes, rollouts, sampling, structures, vocabulary, weights
-from tests.golden.flat import SINGLETON, Groups, call, parse
+from tests.golden.flat import LEAST, SINGLETON, Groups, call, parse
 
 ESTIMATOR = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
 
@@ -101,8 +101,8 @@ def kl_estimators(logp, ref_logp):
     return {kind: kl_estimate(logp, ref_logp, kind) for kind in ("k1", "abs", "k2", "k3")}
 
 
-def aggregate(loss, mask, mode, loss_scale_factor=None):
-    """Averages by verl's or TRL's name of the mode."""
+def aggregate(loss, mask, mode, loss_scale_factor=None, eps=0.0):
+    """Averages by verl's or TRL's name of the mode; `eps` is added to the lengths of completions."""
     loss, mask = jnp.asarray(loss), jnp.asarray(mask, bool)
     rows = mask.shape[0]
     length = mask.shape[1] if loss_scale_factor is None else loss_scale_factor
@@ -111,7 +111,7 @@ def aggregate(loss, mask, mode, loss_scale_factor=None):
     if mode == "seq-mean-token-sum":
         return sequence_mean_token_sum(loss, mask).value()
     if mode == "seq-mean-token-mean":
-        return sequence_mean_token_mean(loss, mask, eps=1e-8).value()
+        return sequence_mean_token_mean(loss, mask, eps=eps).value()
     if mode == "grpo":  # rows without a token count
         return sequence_mean_token_mean(loss, mask).total / rows
     if mode == "dr_grpo":
@@ -122,7 +122,7 @@ def aggregate(loss, mask, mode, loss_scale_factor=None):
 
 
 def agg_loss(x, mask, mode="token-mean", loss_scale_factor=None):
-    return call(aggregate, x, mask=mask, mode=mode, loss_scale_factor=loss_scale_factor)
+    return call(aggregate, x, mask=mask, mode=mode, loss_scale_factor=loss_scale_factor, eps=1e-8)
 
 
 def agg_weights(mask, mode, loss_scale_factor=None):
@@ -132,7 +132,7 @@ def agg_weights(mask, mode, loss_scale_factor=None):
 
 
 def surrogate(logp, old, adv, mask, lo, hi, dual):
-    low, high = (jnp.broadcast_to(jnp.asarray(float(x)), adv.shape) for x in (1 - lo, 1 + hi))
+    low, high = (jnp.broadcast_to(jnp.asarray(x, float), adv.shape) for x in (1 - lo, 1 + hi))
     old, adv, mask = jnp.asarray(old), jnp.asarray(adv), jnp.asarray(mask, bool)
     return ppo_clip(token(logp, old, mask), low, high, adv, jnp.ones(adv.shape), mask, dual_clip=dual)
 
@@ -159,12 +159,14 @@ def sft_loss(logp, mask, reduction="token_mean"):
     return {"token_mean": token_mean, "seq_mean": sequence_mean_token_mean}[reduction](loss, mask).value()
 
 
-def select(scope: str, default: float) -> Callable[..., jax.Array]:
-    """Adapts `high_entropy` to flat rows."""
+def select(scope: str, default: float, least: float = LEAST) -> Callable[..., jax.Array]:
+    """Adapts `high_entropy` to flat rows; `least` is in place of a fraction of 0."""
 
     def adapted(mask, entropy=None, score=None, rho=default, frac=None):
         values = score if entropy is None else entropy
-        fraction = rho if frac is None else frac
+        fraction = (rho if frac is None else frac) or least
+        if not fraction:
+            return np.zeros(mask.shape)
         return call(high_entropy, values[None], mask[None] > 0, fraction=fraction, scope=scope)[0]
 
     return adapted
@@ -188,7 +190,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sft_loss": sft_loss,
     "forking_mask_batch": select("batch", 0.2),
     "forking_mask_threshold": select("batch_quantile", 0.2),
-    "topk_mask_per_sequence": select("response", 0.4),
+    "topk_mask_per_sequence": select("response", 0.4, least=0),
     **vocabulary.FUNCTIONS,
     **outcomes.FUNCTIONS,
     **structures.FUNCTIONS,

@@ -13,6 +13,9 @@ import numpy as np
 # The golden cases' words for a group of one -> the option's.
 SINGLETON = {"verl": "raw", "raw": "raw", "zero": "zero"}
 
+# A fraction that keeps one, where the cases have 0 and "at least one", and the methods refuse 0.
+LEAST = 1e-12
+
 
 def parse(value: Any) -> Any:
     """Turns lists of numbers into float64 arrays; words, single numbers and null stay."""

@@ -283,7 +283,7 @@ def entropy_advantage_shaping(adv, entropy, alpha=0.4, kappa=2.0):
     return call(entropy_shaping, adv[None], entropy[None], everywhere, alpha=alpha, kappa=kappa)[0]
 
 
-def ucas_advantage(reward, certainty_sum, token_logit, mask, group):
+def ucas_advantage(reward, certainty_sum, token_logit, mask, group, b_pos=0.25, b_neg=0.35, pen=0.05):
     groups = Groups(group)
     rewards, valid = groups.rewards(reward)
     tokens = groups.pack(mask, bool)
@@ -292,7 +292,8 @@ def ucas_advantage(reward, certainty_sum, token_logit, mask, group):
     lse = jnp.where(tokens, groups.pack(certainty_sum)[:, :, None] / jnp.maximum(trained, 1), 0)
     logits = groups.pack(token_logit)
     fields = advantages, logits, jnp.zeros_like(logits), lse, tokens, valid
-    return groups.flat(call(ucas, *fields, vocab_size=1, singleton="raw"))
+    options = {"positive": b_pos, "negative": b_neg, "penalty": pen}
+    return groups.flat(call(ucas, *fields, vocab_size=1, singleton="raw", **options))
 
 
 def hapo_token_group_average(reward, mask, group, include_pad=True, limit=5.0):

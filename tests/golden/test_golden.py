@@ -92,3 +92,55 @@ def test_modes_that_the_cases_do_not_reach():
     for mode, value in expected.items():
         assert run("agg_loss", {"x": x, "mask": mask, "mode": mode}) == pytest.approx(value, rel=1e-12)
     assert run("kl_estimate", {"logp": [[-9.0]], "ref": [[-1.0]], "kind": "k3+"}) == 10.0
+
+
+ROW = {"mask": [[1, 1, 1]]}
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "expected"),
+    [
+        # No epsilon in the lengths: 1/2 of each of two completions.
+        ("agg_weights", {"mask": [[1, 0], [1, 1]], "mode": "seq-mean-token-mean"}, [[0.5, 0], [0.25, 0.25]]),
+        # Bounds of each token: e^1/2 is cut at 1.28, and not at 2.
+        (
+            "ppo_clip",
+            {"logp": [[0.5, 0.5]], "old": [[0, 0]], "adv": [[1, 1]], "mask": [[1, 1]], "hi": [[0.28, 1]], "lo": 0.2},
+            [-(1.28 + np.exp(0.5)) / 2, [[0, -np.exp(0.5) / 2]]],
+        ),
+        # A fraction of 0 keeps the largest, where at least one is kept, or nothing.
+        ("forking_mask_batch", ROW | {"entropy": [[1, 3, 2]], "rho": 0}, [[0, 1, 0]]),
+        ("forking_mask_threshold", ROW | {"entropy": [[1, 3, 2]], "rho": 0}, [[0, 1, 0]]),
+        ("topk_mask_per_sequence", ROW | {"score": [[1, 3, 2]], "frac": 0}, [[0, 0, 0]]),
+        ("d3s_token_mask", ROW | {"adv": [[1, 1, 1]], "entropy": [[1, 3, 2]], "keep": 0}, [[0, 1, 0]]),
+        ("stare_weights", ROW | {"logp": [[-1, -3, -4]], "adv": [[1, 1, -1]], "top": 0}, [[1, 1.1, 1]]),
+        ("mis_mask", ROW | {"train_logp": [[-9, -1, -1]], "roll_logp": [[-1, -1, -9]], "kind": "token_k1", "lower": 0,
+         "upper": 2}, [[0, 1, 1]]),
+        # With kappa = 1 the four largest of 13 are left, however they are rounded.
+        (
+            "minp_proxy_logp",
+            {"logits": [[0, 0, 1, 0, 2, 0, 0, 2, 0, 1, 1, 2, 2]], "token": [7], "kappa": 1},
+            [-np.log(4)],
+        ),
+    ],
+)  # fmt: skip
+def test_edges_that_the_cases_do_not_reach(function, inputs, expected):
+    check(run(function, inputs), expected)
+
+
+def test_the_largest_entropy_need_not_be_that_of_a_whole_number_of_tokens():
+    """Twice the entropies with twice the largest are the same."""
+    inputs = {"dev": [[0.1, 0.9, 0.4]], "mask": [[1, 1, 1]]}
+    one, other = (
+        run("dgpo_weights", inputs | {"ent": ent, "logV": x}) for ent, x in (([[1, 3, 2]], 3.9), ([[2, 6, 4]], 7.8))
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+    assert not np.allclose(one, run("dgpo_weights", inputs | {"ent": [[1, 3, 2]], "logV": 4.5}), rtol=1e-3)
+
+
+@pytest.mark.parametrize("strength", ["b_pos", "b_neg", "pen"])
+def test_ucas_has_its_three_strengths(strength):
+    inputs = GOLDEN["ucas_advantage"]["cases"][0]["inputs"]
+    defaults = {"b_pos": 0.25, "b_neg": 0.35, "pen": 0.05}
+    np.testing.assert_array_equal(run("ucas_advantage", inputs | defaults), run("ucas_advantage", inputs))
+    assert (run("ucas_advantage", inputs | {strength: 0.5}) != run("ucas_advantage", inputs)).any()

@@ -81,7 +81,7 @@ def vocab_stats_streaming(z, token, zq, block=None):
         "entropy": scores.entropy,
         "max_logp": scores.max_logit - scores.lse,
         "top1_minus_top2": scores.top2_gap,
-        "topk_mean_neglogp": -jnp.mean(scorer(top_k, z)(LIKELIEST, block=block).logprobs, axis=-1),
+        "topk_mean_neglogp": -jnp.mean(scorer(top_k, z)(min(LIKELIEST, z.shape[-1]), block=block).logprobs, axis=-1),
         "sum_p2": scores.sum_p2,
         "varentropy": scores.varentropy,
         "self_certainty": confidence,
@@ -108,7 +108,9 @@ def minp_proxy_logp(logits, token, kappa=MIN_P):
     """-inf for a token that the filter drops; the kernel keeps the target in any case."""
     logits, token = jnp.asarray(logits), ids(token)
     scores = scorer(token_score, logits)(token, statistics=("max_logit",))
+    # Rounded down: with kappa = 1 the largest are to be kept.
     thresholds = scores.max_logit - scores.lse + np.log(kappa)
+    thresholds = thresholds - 8 * jnp.finfo(thresholds.dtype).eps * (1 + jnp.abs(thresholds))
     kept = scorer(kept_logprobs, logits)(token, thresholds, scores.lse)
     return jnp.where(scores.logprobs < thresholds, -jnp.inf, kept)
 

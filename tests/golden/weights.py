@@ -27,7 +27,7 @@ from jaxrl_tok.token_weights import (
 )
 from jaxrl_tok.token_weights.stare import State, controller, prepare
 from jaxrl_tok.token_weights.vppo import trajectory_scale
-from tests.golden.flat import call
+from tests.golden.flat import LEAST, call
 
 LEVELS = {"token": "token", "seq_sum": "sequence_sum", "seq_mean": "sequence_mean", "seq_max": "sequence_max"}
 
@@ -37,9 +37,15 @@ def named(**options):
     return {name: value for name, value in options.items() if value is not None}
 
 
+def positive(fraction):
+    return LEAST if fraction == 0 else fraction
+
+
 def dgpo_weights(dev, ent, mask, logV, tau=None, kappa=None):
-    options = named(vocab_size=round(np.exp(logV)), temperature=tau, kappa=kappa)
-    return call(dgpo, dev[None], ent[None], mask[None] > 0, **options)[0]
+    """The reference takes the largest entropy itself, which need not be the logarithm of a whole number."""
+    vocab_size = max(2, round(np.exp(logV)))
+    options = named(vocab_size=vocab_size, temperature=tau, kappa=kappa)
+    return call(dgpo, dev[None], ent[None] * (np.log(vocab_size) / logV), mask[None] > 0, **options)[0]
 
 
 def tis_weights(
@@ -70,7 +76,7 @@ def icepop_weights(train_logp, roll_logp, mask, alpha=None, beta=None):
 def mis_mask(train_logp, roll_logp, mask, kind, lower=None, upper=None):
     """The reference is verl's code, in which k1 has the other sign."""
     level, _, estimator = kind.rpartition("_")
-    options = named(level=LEVELS[level], estimator=estimator, low=lower, high=upper)
+    options = named(level=LEVELS[level], estimator=estimator, low=1e-300 if lower == 0 else lower, high=upper)
     return call(mismatch_mask, train_logp[None], roll_logp[None], mask[None] > 0, as_released=True, **options)[0]
 
 
@@ -78,7 +84,9 @@ def stare_weights(logp, adv, mask, variant="O1", top=None, W=1.1, M=0.9):
     """Outside the mask the reference has 1. An entropy of 0 opens the gate."""
     mask = mask > 0
     state = State(jnp.asarray(W), jnp.asarray(M))
-    weights, _ = call(prepare, state, logp, np.zeros(mask.shape), adv, mask, variant=variant, **named(fraction=top))
+    weights, _ = call(
+        prepare, state, logp, np.zeros(mask.shape), adv, mask, variant=variant, **named(fraction=positive(top))
+    )
     return jnp.where(mask, weights, 1)
 
 
@@ -127,7 +135,7 @@ def largest_variance(adv, n):
 
 
 def d3s_token_mask(adv, entropy, mask, keep=None):
-    options = {} if keep is None else {"fraction": keep, "final_fraction": keep}
+    options = named(fraction=positive(keep), final_fraction=positive(keep))
     return call(d3s_tokens, adv[None], entropy[None], mask[None] > 0, **options)[0]
 
 
