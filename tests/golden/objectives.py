@@ -239,34 +239,39 @@ def lare_rd_loss(proxy, episode_return, length):
 class Flat:
     """Tokens in one line, each with its response, to one group's `[1, G, T]` and back."""
 
-    def __init__(self, resp):
-        self.tokens = Groups(resp)
-        self.mask = self.tokens.pack(np.ones(len(resp)), bool)[None]
+    def __init__(self, resp, count):
+        """`count` responses, some of which may have no token."""
+        self.row = np.asarray(resp, int)
+        self.time = np.array([np.sum(self.row[:i] == row) for i, row in enumerate(self.row)], int)
+        self.shape = count, self.time.max() + 1
+        self.mask = self.pack(np.ones(len(resp))) > 0
 
     def pack(self, x):
-        return self.tokens.pack(x)[None]
+        packed = np.zeros(self.shape + x.shape[1:])
+        packed[self.row, self.time] = x
+        return jnp.asarray(packed)[None]
 
     def flat(self, x):
-        return self.tokens.flat(x[0])
+        return np.asarray(x)[0, self.row, self.time]
 
 
 def thr_scores_(err, hid, resp, correct):
-    flat = Flat(resp)
+    flat = Flat(resp, len(correct))
     score = flat.flat(call(thr_scores, flat.pack(hid), flat.pack(err), correct[None], flat.mask))
-    return {"s": score, "thr": np.where(correct[flat.tokens.p] > 0, score, -score)}
+    return {"s": score, "thr": np.where(correct[flat.row] > 0, score, -score)}
 
 
 def nthr_advantages(resp_adv, err, hid, resp, correct, beta=1.0):
-    flat = Flat(resp)
+    flat = Flat(resp, len(correct))
     adv = jnp.where(flat.mask, jnp.asarray(resp_adv)[None, :, None], 0)
     return flat.flat(call(nthr, adv, correct[None], flat.pack(hid), flat.pack(err), flat.mask, beta=beta))
 
 
 def thr_reweight(resp_adv, thr, resp, p, tau=0.0):
     """Hidden states are numbers, errors 1: then M is the sum over correct tokens, which one more of them makes 1."""
-    flat = Flat(resp)
+    flat = Flat(resp, len(resp_adv))
     correct = np.append(np.asarray(resp_adv) > 0, [True, False])
-    of_tokens = correct[:-2][flat.tokens.p]
+    of_tokens = correct[:-2][flat.row]
     score = np.where(of_tokens, thr, -thr)
     mask = jnp.pad(flat.mask, ((0, 0), (0, 2), (0, 0)), constant_values=True)
     hidden = jnp.pad(flat.pack(score), ((0, 0), (0, 2), (0, 0))).at[0, -2, 0].set(1 - np.sum(score[of_tokens]))

@@ -134,6 +134,7 @@ def multi_reward(**fixed):
 def ada_grpo(reward, fmt, mask, group, step, total, singleton="raw", eps=1e-6):
     groups = Groups(group)
     rewards, valid = groups.rewards(reward)
+    fmt = np.unique(fmt, return_inverse=True)[1]
     arrays = rewards, groups.pack(fmt, np.int32), jnp.asarray(np.float64(step / total)), groups.pack(mask, bool), valid
     return groups.flat(call(advantages.ada_grpo, *arrays, singleton=SINGLETON[singleton], eps=eps))
 
@@ -197,6 +198,11 @@ def ma_boundaries_ppl(ppl):
 def ma_gae(rewards, values, bounds, value_fn="equal", reward_fn=None, gamma=1.0, lam=0.95):
     """A boundary that is listed twice starts an empty macro action, and then a full one."""
     bounds = np.asarray(bounds, int)
+    if reward_fn not in (None, "sum", value_fn):
+        # Pooled by themselves, they are put on the first token of each macro action, where a sum finds them.
+        pooled = ma_gae(rewards, values, bounds, reward_fn, None, gamma, lam)["macro_rewards"]
+        rewards, reward_fn = np.zeros(len(rewards)), "sum"
+        np.add.at(rewards, bounds, pooled)
     counts = np.bincount(bounds, minlength=len(rewards))
     arrays = (rows(x[None]) for x in (rewards, values))
     result = call(

@@ -74,6 +74,7 @@ def spo_chain_advantages(prob, cutpoints, cut_values, score, thresh=0.9):
 
 def whiten(adv, old_logp, mask, thresh=0.9):
     """Shifts masked tokens too, as the golden function does: with their number as they are, in the mask and certain."""
+    adv = np.where(mask > 0, adv, np.nan_to_num(adv))
     mask, uncertain = flags(mask), flags(mask) & (jnp.asarray(old_logp) < math.log(thresh))
     sample = uncertain if bool(uncertain.any()) else mask
     logprobs = jnp.where(sample, math.log(thresh) - 1, 0.0)[None]
@@ -82,35 +83,60 @@ def whiten(adv, old_logp, mask, thresh=0.9):
     return [whitened[0], uncertain]
 
 
-def tree(parent, leaf_reward):
-    return ids(parent)[None], jnp.asarray(leaf_reward)[None]
+class Tree:
+    """Nodes in any order to one in which each comes after its parent, and results back."""
+
+    def __init__(self, parent, leaf_reward):
+        parent = np.asarray(parent, int)
+        depth = [self._depth(parent, node) for node in range(len(parent))]
+        self.order = np.argsort(depth, kind="stable")
+        self.place = np.argsort(self.order)
+        moved = np.where(parent < 0, parent, self.place[parent])
+        self.arrays = ids(self.pack(moved)), jnp.asarray(self.pack(leaf_reward))
+
+    @staticmethod
+    def _depth(parent, node):
+        steps = 0
+        while (node := parent[node]) >= 0:
+            steps += 1
+        return steps
+
+    def pack(self, x):
+        return np.asarray(x)[self.order][None]
+
+    def flat(self, x):
+        return x[0][self.place]
 
 
 def spo_tree(parent, leaf_reward, method="rloo"):
-    arrays = tree(parent, leaf_reward)
-    advantage = call(tree_edge_advantages, *arrays, scale={"rloo": "none", "grpo": "siblings"}[method])[0]
-    return {"value": call(tree_values, *arrays).values[0], "advantage": advantage, "keep": advantage != 0}
+    tree = Tree(parent, leaf_reward)
+    scale = {"rloo": "none", "grpo": "siblings"}[method]
+    advantage = tree.flat(call(tree_edge_advantages, *tree.arrays, scale=scale))
+    values = tree.flat(call(tree_values, *tree.arrays).values)
+    return {"value": values, "advantage": advantage, "keep": advantage != 0}
 
 
 def treerl_paper(parent, leaf_reward):
-    arrays = tree(parent, leaf_reward)
-    found = call(tree_rl_rewards, *arrays)
-    leaves = call(tree_values, *arrays, average="leaves").leaves
-    return {"value": found.values[0], "leaves": leaves[0], "reward": found.rewards[0]}
+    tree = Tree(parent, leaf_reward)
+    found = call(tree_rl_rewards, *tree.arrays)
+    leaves = call(tree_values, *tree.arrays, average="leaves").leaves
+    parts = {"value": found.values, "leaves": leaves, "reward": found.rewards}
+    return {name: tree.flat(x) for name, x in parts.items()}
 
 
 def treerl_code(parent, leaf_reward, n_tokens, norm="token", weighted=True, use_state_value=True):
     options = {"weighted": bool(weighted), "use_state_value": bool(use_state_value)}
-    lengths = jnp.asarray(n_tokens)[None]
-    found = call(tree_rl_rewards, *tree(parent, leaf_reward), lengths, as_released=True, norm=norm, **options)
-    return {"state_value": found.values[0], "step_reward": found.rewards[0]}
+    tree = Tree(parent, leaf_reward)
+    lengths = jnp.asarray(tree.pack(n_tokens))
+    found = call(tree_rl_rewards, *tree.arrays, lengths, as_released=True, norm=norm, **options)
+    return {"state_value": tree.flat(found.values), "step_reward": tree.flat(found.rewards)}
 
 
 def pure_weights(step_r, valid, T=0.1):
     return call(min_form_rewards, step_r[None], flags(valid)[None], temperature=T)[0]
 
 
-def pure_advantages(step_r, valid, step_end, step_tokens, resp_len, solved, group, mask, kl):
+def pure_advantages(step_r, valid, step_end, step_tokens, resp_len, solved, group, mask, kl, T=0.1):
     """Steps end at `step_end`, so a token is of the step whose end is the next; the numbers of tokens follow."""
     groups = Groups(group)
     time = np.arange(mask.shape[1])
@@ -119,12 +145,12 @@ def pure_advantages(step_r, valid, step_end, step_tokens, resp_len, solved, grou
     steps = groups.pack(step_r), groups.pack(valid, bool)
     arrays = groups.pack(solved), groups.pack(segments, np.int32), *steps, groups.pack(mask, bool)
     arrays += groups.rewards(solved)[1], groups.pack(kl), groups.pack(np.zeros_like(kl))
-    weighted = groups.flat(call(min_form_rewards, *steps))
+    weighted = groups.flat(call(min_form_rewards, *steps, temperature=T))
     return {
         "weighted_step_reward": weighted,
         "outcome": weighted.sum(axis=1),
-        "returns": groups.flat(call(min_form_returns, *arrays).returns),
-        "advantages": groups.flat(call(pure, *arrays, as_released=True)),
+        "returns": groups.flat(call(min_form_returns, *arrays, temperature=T).returns),
+        "advantages": groups.flat(call(pure, *arrays, as_released=True, temperature=T)),
     }
 
 

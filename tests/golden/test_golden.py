@@ -95,6 +95,7 @@ def test_modes_that_the_cases_do_not_reach():
 
 
 ROW = {"mask": [[1, 1, 1]]}
+THREE = {"err": [[1], [2], [1]], "hid": [[1], [1], [1]], "resp": [0, 2, 2]}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,15 @@ ROW = {"mask": [[1, 1, 1]]}
         ("stare_weights", ROW | {"logp": [[-1, -3, -4]], "adv": [[1, 1, -1]], "top": 0}, [[1, 1.1, 1]]),
         ("mis_mask", ROW | {"train_logp": [[-9, -1, -1]], "roll_logp": [[-1, -1, -9]], "kind": "token_k1", "lower": 0,
          "upper": 2}, [[0, 1, 1]]),
+        # A response without a token.
+        ("thr_scores", THREE | {"correct": [1, 0, 0]}, {"s": [1, 2, 1], "thr": [1, -2, -1]}),
+        ("thr_reweight", {"resp_adv": [1, -1, 2], "thr": [0.5, -0.5], "resp": [0, 2], "p": 0.1}, [1.1, 1.8]),
+        # A child that stands before its parent.
+        (
+            "spo_tree",
+            {"parent": [-1, 2, 0, 0, 1, 1], "leaf_reward": [None, None, None, 0, 1, 1]},
+            {"value": [0.5, 1, 1, 0, 1, 1], "advantage": [0, 0, 0.5, -0.5, 0, 0], "keep": [0, 0, 1, 1, 0, 0]},
+        ),
         # With kappa = 1 the four largest of 13 are left, however they are rounded.
         (
             "minp_proxy_logp",
@@ -144,3 +154,26 @@ def test_ucas_has_its_three_strengths(strength):
     defaults = {"b_pos": 0.25, "b_neg": 0.35, "pen": 0.05}
     np.testing.assert_array_equal(run("ucas_advantage", inputs | defaults), run("ucas_advantage", inputs))
     assert (run("ucas_advantage", inputs | {strength: 0.5}) != run("ucas_advantage", inputs)).any()
+
+
+@pytest.mark.parametrize(
+    ("value_fn", "reward_fn", "macro"),
+    [("equal", "unit", [2, 3]), ("unit", "equal", [1.5, 3]), ("unit", "position", [4 / 3, 3]), ("unit", "sum", [3, 3])],
+)
+def test_macro_actions_pool_rewards_and_values_in_ways_of_their_own(value_fn, reward_fn, macro):
+    inputs = {"rewards": [1, 2, 3], "values": [0, 0, 0], "bounds": [0, 2]}
+    found = run("ma_gae", inputs | {"value_fn": value_fn, "reward_fn": reward_fn})
+    np.testing.assert_allclose(found["macro_rewards"], macro, rtol=1e-12)
+
+
+def test_formats_may_be_words():
+    inputs = {"reward": [1, 0, 0], "mask": [[1]] * 3, "group": [0, 0, 0], "step": 0, "total": 10}
+    words, numbers = (run("ada_grpo", inputs | {"fmt": fmt}) for fmt in (["COT", "CODE", "COT"], [1, 0, 1]))
+    np.testing.assert_array_equal(words, numbers)
+
+
+def test_what_is_masked_may_be_missing_in_whitening():
+    inputs = {"old_logp": [[-1, -1, -1]], "mask": [[1, 1, 0]]}
+    missing, given = (run("spo_whiten", inputs | {"adv": [[1, 3, x]]})[0][0, :2] for x in (None, 5))
+    np.testing.assert_array_equal(missing, given)
+    np.testing.assert_allclose(given, [-(0.5**0.5), 0.5**0.5], rtol=1e-6)
