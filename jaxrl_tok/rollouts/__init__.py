@@ -2,7 +2,8 @@
 
 A method is `f(engine, keys [P, G], sampling [P, G], *, hyperparameters) -> Sampled`, in the module of its name. Beside
 it may stand there: `check(group, max_tokens, contains, *, hyperparameters)`, which refuses at load what cannot work and
-names the hyperparameters that it looks at; `SUPPLIES`, the arrays that a recipe with it has besides those of
+names the hyperparameters that it looks at; `longest(*, hyperparameters)`, the most tokens of a completion where these
+are fewer than `rollout.max_tokens`; `nodes`, below; `SUPPLIES`, the arrays that a recipe with it has besides those of
 completions; `TEXTS`, the hyperparameters that are text in a recipe and token ids in a call; and, of one that samples in
 rounds, `next_round` (`rounds.py`).
 """
@@ -24,10 +25,6 @@ ROLLOUTS: dict[str, Callable[..., Any]] = {name: getattr(module, name) for name,
 NODES: dict[str, Callable[..., Any]] = {
     name: module.nodes for name, module in _MODULES.items() if hasattr(module, "nodes")
 }
-# Of methods whose completions are shorter than rollout.max_tokens: their most tokens.
-LONGEST: dict[str, Callable[..., int]] = {
-    name: module.longest for name, module in _MODULES.items() if hasattr(module, "longest")
-}
 SUPPLIES: dict[str, frozenset[str]] = {
     name: getattr(module, "SUPPLIES", frozenset()) for name, module in _MODULES.items()
 }
@@ -45,11 +42,22 @@ def check(name: str, group: int, max_tokens: int, contains: Contains, **hyper: A
       ConfigError: what does not fit.
     """
     module = _MODULES[name]
-    if not hasattr(module, "check"):
-        return
-    functions = [function for key in (name, "next_round") if (function := getattr(module, key, None)) is not None]
-    known = {key: default for function in functions for key, default in _keywords(function).items()} | hyper
-    module.check(group, max_tokens, contains, **{key: known[key] for key in _keywords(module.check)})
+    if hasattr(module, "check"):
+        module.check(group, max_tokens, contains, **_known(name, module.check, hyper))
+
+
+def longest(name: str, max_tokens: int, **hyper: Any) -> int:
+    """Returns the most tokens of a completion of a method with these hyperparameters."""
+    module = _MODULES[name]
+    return module.longest(**_known(name, module.longest, hyper)) if hasattr(module, "longest") else max_tokens
+
+
+def _known(name: str, function: Callable[..., Any], hyper: dict[str, Any]) -> dict[str, Any]:
+    """Returns the hyperparameters that a function beside a method looks at, as given or by the method's defaults."""
+    module = _MODULES[name]
+    functions = [one for key in (name, "next_round") if (one := getattr(module, key, None)) is not None]
+    known = {key: default for one in functions for key, default in _keywords(one).items()} | hyper
+    return {key: known[key] for key in _keywords(function)}
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, Any]:

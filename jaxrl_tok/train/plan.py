@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxrl_tok.config.load import load_run
 from jaxrl_tok.config.schema import OwnModelConfig, Run
 from jaxrl_tok.errors import ConfigError
-from jaxrl_tok.rollouts import LONGEST, NODES
+from jaxrl_tok.rollouts import NODES, longest
 from jaxrl_tok.sharding.mesh import BATCH_AXES, batch_shards
 from jaxrl_tok.train import hlo, parts
 from jaxrl_tok.train.build import Build, build
@@ -97,10 +97,8 @@ def decoding_steps(built: Build) -> int:
 
 def longest_completion(built: Build) -> int:
     """Returns the most tokens of a completion that is scored and trained."""
-    how = built.main.recipe.rollout
-    if how is None or how.name not in LONGEST:
-        return built.run.rollout.max_tokens
-    return LONGEST[how.name](**how.own)
+    how, limit = built.main.recipe.rollout, built.run.rollout.max_tokens
+    return limit if how is None else longest(how.name, limit, **how.own)
 
 
 def longest_tries(built: Build) -> Tries | None:
