@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 def thr_scores(
@@ -27,11 +27,26 @@ def thr_scores(
     """
     valid = jnp.ones_like(rewards, bool) if valid is None else valid
     mask = mask & valid[:, :, None]
-    hidden = jnp.where(mask[..., None], hidden, 0)
-    errors = jnp.where(mask[..., None], token_errors, 0)
     correct = valid & (rewards > threshold)
-    of_correct = jnp.where(correct[:, :, None, None], errors, 0)
     exact = jax.lax.Precision.HIGHEST
-    moment = jnp.einsum("pgtv,pgtd->pvd", of_correct, hidden, precision=exact)
-    moved = jnp.einsum("pgtv,pvd->pgtd", errors, moment, precision=exact)
-    return jnp.where(mask, jnp.sum(moved * hidden, axis=3), 0)
+
+    # One completion of each prompt at a time: what is masked and multiplied stays small, and P may lie on devices.
+    def of(g: Int[Array, ""], here: Bool[Array, "P T"]) -> tuple[Float[Array, "P T V"], Float[Array, "P T D"]]:
+        return tuple(jnp.where(here[..., None], _take(x, g), 0) for x in (token_errors, hidden))  # type: ignore[return-value]
+
+    def add(moment: Float[Array, "P V D"], g: Int[Array, ""]) -> tuple[Float[Array, "P V D"], None]:
+        errors, states = of(g, _take(mask, g) & _take(correct, g)[:, None])
+        return moment + jnp.einsum("ptv,ptd->pvd", errors, states, precision=exact), None
+
+    def score(g: Int[Array, ""]) -> Float[Array, "P T"]:
+        errors, states = of(g, _take(mask, g))
+        return jnp.sum(jnp.einsum("ptv,pvd->ptd", errors, moment, precision=exact) * states, axis=2)
+
+    members = jnp.arange(rewards.shape[1])
+    of_none = jnp.einsum("pgtv,pgtd->pvd", token_errors[:, :0], hidden[:, :0])
+    moment = jax.lax.scan(add, of_none, members)[0]
+    return jnp.moveaxis(jax.lax.map(score, members), 0, 1)
+
+
+def _take(x: Shaped[Array, "P G *rest"], g: Int[Array, ""]) -> Shaped[Array, "P *rest"]:
+    return jax.lax.dynamic_index_in_dim(x, g, axis=1, keepdims=False)
