@@ -241,7 +241,7 @@ def _block(x: Array, weights: Params, arch: Architecture, turns: Array, attend: 
     q, k, v = layers.project(norm(x, "attention_norm"), weights, turns, arch.norm_eps, offset=arch.norm_offset)
     mixed, kept = attend(*(_over_heads(y, x.ndim - 1) for y in (q, k, v)))
     mixed = mixed.reshape(*x.shape[:-1], arch.heads, arch.head_dim)
-    y = layers.adapted(jnp.einsum("...NH,NHD->...D", mixed, weights["o"]), mixed, weights, "o")
+    y = layers.adapted(jnp.einsum("...NH,HND->...D", mixed, weights["o"]), mixed, weights, "o")
     if "o_bias" in weights:
         y = y + weights["o_bias"].reshape((1,) * (y.ndim - 1) + (-1,))
     x = _over_tokens(x + norm(y, "attention_post_norm"))

@@ -152,14 +152,15 @@ def test_levels_are_one_text(how):
 
 
 def separate_weights():
-    shapes = {"q": (8, 4, 4), "k": (8, 2, 4), "v": (8, 2, 4), "gate": (8, 6), "up": (8, 6)}
+    shapes = {"q": (8, 4, 4), "k": (8, 2, 4), "v": (8, 2, 4), "o": (4, 4, 8), "gate": (8, 6), "up": (8, 6)}
     return {n: jnp.asarray(random(*shape, seed=i), jnp.float32) for i, (n, shape) in enumerate(shapes.items())}
 
 
 def test_fused_products_are_those_of_the_separate_weights():
     x, w = jnp.asarray(random(2, 8), jnp.float32), separate_weights()
-    fused = layers.fuse(w | {"o": jnp.ones(1)})
+    fused = layers.fuse(w)
     assert set(fused) == {"qkv", "gate_up", "o"}
+    np.testing.assert_array_equal(fused["o"], np.swapaxes(w["o"], 0, 1))
     q, k, v = layers.project(x, fused, turns(jnp.zeros(2, jnp.int32), 4, Rope(10.0)), 1e-6)
     for n in range(4):  # query head n serves with key/value head n // 2
         np.testing.assert_allclose(q[:, n // 2, n % 2], x @ w["q"][:, n], rtol=1e-4, atol=1e-5)
