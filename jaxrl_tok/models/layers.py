@@ -73,8 +73,7 @@ def fuse(weights: dict[str, Any]) -> dict[str, Any]:
 
     `q`, `k`, `v` become `qkv [D, K, M + 2, H]`, `gate` and `up` become `gate_up [D, 2, F]`, of experts
     `[E, D, 2, F]`: joined along axes that are never sharded, so that taking the parts of a product moves nothing
-    between devices. `o` becomes `[H, N, D]`, the order in which XLA's products on the CPU read it: else each decode step
-    would copy it.
+    between devices. `o` becomes `[H, N, D]`, as XLA's products on the CPU read it: else each decode step would copy it.
     """
     q, k, v = (weights[name] for name in "qkv")
     q = q.reshape(q.shape[0], k.shape[1], -1, k.shape[2])
