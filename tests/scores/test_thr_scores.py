@@ -24,3 +24,12 @@ def test_oracle():
         expected = oracle.thr_scores(hidden, errors, rewards > 0.5, mask, valid)
         result = SCORES(*(spoil(fields)[name] for name in READS))
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_temporaries_are_of_one_completion_a_prompt():
+    """What is masked for the products is never as large as the hidden states."""
+    shape = (2, 16, 64, 32)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 2
+    groups = [jax.ShapeDtypeStruct(shape[:2], jnp.float32), jax.ShapeDtypeStruct(shape[:3], jnp.bool_)]
+    temporaries = SCORES.lower(*arrays, *groups).compile().memory_analysis().temp_size_in_bytes
+    assert temporaries < 4 * np.prod(shape) / 2
