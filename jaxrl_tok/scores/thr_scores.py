@@ -45,7 +45,7 @@ def thr_scores(
     members = jnp.arange(rewards.shape[1])
     of_none = jnp.einsum("pgtv,pgtd->pvd", token_errors[:, :0], hidden[:, :0])
     moment = jax.lax.scan(add, of_none, members)[0]
-    return jnp.moveaxis(jax.lax.map(score, members), 0, 1)
+    return jnp.where(mask, jnp.moveaxis(jax.lax.map(score, members), 0, 1), 0)
 
 
 def _take(x: Shaped[Array, "P G *rest"], g: Int[Array, ""]) -> Shaped[Array, "P *rest"]:

@@ -26,6 +26,16 @@ def test_oracle():
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_token_that_is_not_finite_leaves_masked_ones_and_other_prompts_alone():
+    fields = assemble(0)
+    bad = dict(fields, hidden=jnp.asarray(fields["hidden"]).at[0, 0, 0].set(jnp.inf))
+    bad |= {"mask": jnp.asarray(fields["mask"]).at[0, 0, 0].set(True), "rewards": jnp.ones_like(fields["rewards"])}
+    bad |= {"valid": jnp.ones_like(fields["valid"])}
+    result = SCORES(*(bad[name] for name in READS))
+    assert not np.isfinite(result[0, 0, 0]) and np.isfinite(result[1:]).all()
+    np.testing.assert_array_equal(np.asarray(result)[~np.asarray(bad["mask"])], 0)
+
+
 def test_temporaries_are_of_one_completion_a_prompt():
     """What is masked for the products is never as large as the hidden states."""
     shape = (2, 16, 64, 32)
